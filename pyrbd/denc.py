@@ -17,7 +17,7 @@ from the declaration::
 
 With ``version`` the struct has Ceph's envelope (u8 version, u8 compat, u32 length): bytes
 of a newer encoder that follow the known fields are skipped, and a `compat` above ours is
-refused. Instances are values: they have slots and cannot be changed. (This is not
+refused. Instances are values: they cannot be changed. (This is not
 `dataclasses`: importing that module costs more than the rest of pyrbd together, and
 `import pyrbd` is on the path of every command.)
 
@@ -368,7 +368,7 @@ s64 = Annotated[int, Scalar("q")]
 boolean = Annotated[bool, Scalar("B", bool)]
 string = Annotated[str, _String()]
 blob = Annotated[bytes, _Blob()]
-fsid = Annotated[bytes, Scalar("16s")]
+uuid = Annotated[bytes, Scalar("16s")]
 
 
 def wire_type(annotation: Any) -> WireType:

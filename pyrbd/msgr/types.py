@@ -6,7 +6,6 @@ import struct as _struct
 from typing import Annotated, ClassVar
 
 from ..denc import (
-    DecodeError,
     Decoder,
     Encoder,
     Since,
@@ -20,6 +19,7 @@ from ..denc import (
     u32,
     u64,
 )
+from ..errors import DecodeError
 
 ENTITY_TYPE_MON = 0x01
 ENTITY_TYPE_MDS = 0x02
@@ -241,5 +241,5 @@ class ObjectLocator(Struct, version=6, compat=3):
     pool: s64
     preferred: s32 = -1
     key: string = ""
-    nspace: Annotated[str, Since(5), string.__metadata__[0]] = ""
-    hash: Annotated[int, Since(6), s64.__metadata__[0]] = -1
+    nspace: Annotated[string, Since(5)] = ""
+    hash: Annotated[s64, Since(6)] = -1

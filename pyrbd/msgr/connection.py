@@ -1,0 +1,522 @@
+"""A client's connection to one daemon, without a socket (`doc/dev/msgr2.rst`).
+
+Theory of operation
+-------------------
+The driver writes received bytes into :meth:`Connection.get_buffer`, reports them with
+:meth:`Connection.received` and handles the events that come out; it sends whatever
+:meth:`Connection.data_to_send` gives. During the handshake the connection answers by
+itself; once it is `READY` the owner gives it messages to frame.
+
+:data:`TRANSITIONS` *is* the handshake::
+
+    BANNER --banner--> HELLO --HELLO--> AUTH --AUTH_DONE--> SIGNATURE --AUTH_SIGNATURE--> IDENT
+    IDENT --SERVER_IDENT--> READY
+
+A client's connections are lossy (CLIENT_IDENT says so): when one breaks, a new one starts
+from the beginning, and what was not answered is sent again by the layer above. So the
+frames that resume a session (SESSION_RECONNECT and its answers) are errors here.
+
+To save round trips, HELLO and AUTH_REQUEST are sent together, as are AUTH_SIGNATURE and
+CLIENT_IDENT; nothing of what the peer says is used before its signature has been checked.
+"""
+
+import hashlib
+import hmac
+import struct as _struct
+from enum import Enum
+from typing import Annotated, NamedTuple
+
+from ..denc import Buffer, Decoder, Struct, Vector, blob, s32, s64, u8, u32, u64
+from ..errors import AuthError, DecodeError, ProtocolError, errno_name
+from . import frames
+from .cephx import AUTH_METHOD_NAMES, Authenticator, AuthResult
+from .features import FEATURES_REQUIRED, FEATURES_SUPPORTED, feature_names
+from .frames import (
+    BANNER,
+    BANNER_PAYLOAD,
+    BANNER_SIZE,
+    FEATURE_REVISION_1,
+    MODE_CRC,
+    MODE_NAMES,
+    TAG_MESSAGE,
+    Frame,
+    FrameReader,
+    MessageHeader,
+    Sink,
+    Tag,
+    decode_message_header,
+    encode_banner,
+    encode_frame,
+)
+from .types import ENTITY_TYPE_CLIENT, ENTITY_TYPE_NAMES, EntityAddr, EntityAddrVec, Utime
+
+# ---------------------------------------------------------------- control frames
+
+
+class Hello(Struct):
+    """HELLO: who speaks, and how it sees its peer's address."""
+
+    entity_type: u8
+    peer_addr: EntityAddr
+
+
+class AuthRequest(Struct):
+    """AUTH_REQUEST: method, connection modes in order of preference, method's payload."""
+
+    method: u32
+    preferred_modes: Annotated[tuple[int, ...], Vector(u32)]
+    payload: blob
+
+
+class AuthBadMethod(Struct):
+    """AUTH_BAD_METHOD: refused, and what would have been allowed."""
+
+    method: u32
+    result: s32
+    allowed_methods: Annotated[tuple[int, ...], Vector(u32)]
+    allowed_modes: Annotated[tuple[int, ...], Vector(u32)]
+
+
+class AuthMore(Struct):
+    """AUTH_REPLY_MORE and AUTH_REQUEST_MORE."""
+
+    payload: blob
+
+
+class AuthDone(Struct, secret=("payload",)):
+    """AUTH_DONE: our global id, the chosen connection mode, the method's payload."""
+
+    global_id: u64
+    con_mode: u32
+    payload: blob
+
+
+class ClientIdent(Struct):
+    """CLIENT_IDENT: our addresses, the one we believe to talk to, and our features."""
+
+    addrs: EntityAddrVec
+    target: EntityAddr
+    gid: s64
+    global_seq: u64
+    features_supported: u64
+    features_required: u64
+    flags: u64
+    cookie: u64
+
+
+class ServerIdent(Struct):
+    """SERVER_IDENT."""
+
+    addrs: EntityAddrVec
+    gid: s64
+    global_seq: u64
+    features_supported: u64
+    features_required: u64
+    flags: u64
+    cookie: u64
+
+
+class IdentMissingFeatures(Struct):
+    features: u64
+
+
+class Keepalive(Struct):
+    """KEEPALIVE2 and its ACK."""
+
+    stamp: Utime
+
+
+class Ack(Struct):
+    seq: u64
+
+
+FLAG_LOSSY = 1
+
+# ---------------------------------------------------------------- events
+
+
+class Ready(NamedTuple):
+    """The handshake is complete; messages may be sent."""
+
+    auth: AuthResult
+    global_id: int
+    features: int
+    server: ServerIdent
+
+
+class Message(NamedTuple):
+    """A message. `front` and `middle` are views that are valid until more is received;
+    `data` is `bytes` to keep, or None when it went to where the sink said."""
+
+    header: MessageHeader
+    front: memoryview
+    middle: memoryview
+    data: "bytes | None"
+
+
+class KeepaliveAck(NamedTuple):
+    """The peer's answer to :meth:`Connection.send_keepalive`."""
+
+    stamp: Utime
+
+
+Event = Ready | Message | KeepaliveAck
+
+
+class State(Enum):
+    BANNER = "banner"
+    HELLO = "hello"
+    AUTH = "auth"
+    SIGNATURE = "signature"
+    IDENT = "ident"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+TRANSITIONS: dict[State, dict[int, str]] = {
+    State.BANNER: {},
+    State.HELLO: {Tag.HELLO: "_on_hello"},
+    State.AUTH: {
+        Tag.AUTH_REPLY_MORE: "_on_auth_reply_more",
+        Tag.AUTH_BAD_METHOD: "_on_auth_bad_method",
+        Tag.AUTH_DONE: "_on_auth_done",
+    },
+    State.SIGNATURE: {Tag.AUTH_SIGNATURE: "_on_auth_signature"},
+    State.IDENT: {
+        Tag.SERVER_IDENT: "_on_server_ident",
+        Tag.IDENT_MISSING_FEATURES: "_on_missing_features",
+        # nothing of ours is there to collide with or to resume, but the frames are harmless
+        Tag.KEEPALIVE2: "_on_keepalive",
+    },
+    State.READY: {
+        Tag.MESSAGE: "_on_message",
+        Tag.KEEPALIVE2: "_on_keepalive",
+        Tag.KEEPALIVE2_ACK: "_on_keepalive_ack",
+        Tag.ACK: "_on_ack",
+    },
+    State.CLOSED: {},
+}
+
+_MSG1_BANNER = b"ceph v027"
+_SEQ_TID_ETC = _struct.Struct("<QQHHHIHQBHH")
+
+
+class Connection:
+    """One connection to a monitor, OSD or manager.
+
+    Args:
+        peer_type: the kind of daemon that is expected (``ENTITY_TYPE_*``).
+        target: the address that is connected to, nonce included (an OSD refuses another).
+        auth: the authentication to carry out.
+        own_nonce: makes our address unique among our processes and clients.
+        global_id: ours, or 0 when this connection is to get one.
+        modes: connection modes in order of preference.
+        sink: see :data:`pyrbd.msgr.frames.Sink`.
+
+    All methods that take received bytes raise :class:`ProtocolError`, :class:`DecodeError`
+    or :class:`AuthError` when the connection cannot go on; it is `CLOSED` then.
+    """
+
+    def __init__(
+        self,
+        peer_type: int,
+        target: EntityAddr,
+        auth: Authenticator,
+        *,
+        own_nonce: int,
+        global_id: int = 0,
+        global_seq: int = 1,
+        modes: tuple[int, ...] = (MODE_CRC,),
+        sink: Sink = frames._no_sink,
+    ) -> None:
+        self.peer_type = peer_type
+        self.target = target
+        self.state = State.BANNER
+        self.global_id = global_id
+        self.features = 0
+        self.own_addr: EntityAddr | None = None
+        self.in_seq = 0
+        self._auth = auth
+        self._modes = modes
+        self._own_nonce = own_nonce
+        self._global_seq = global_seq
+        self._out_seq = 0
+        self._out: list[Buffer] = []
+        self._sent_log = bytearray()
+        self._result: AuthResult | None = None
+        self._expected_signature = b""
+        self._reader = FrameReader(sink)
+        self._reader.log = bytearray()
+        self._banner_tail = False
+        self.get_buffer = self._reader.get_buffer
+        self._send(encode_banner())
+
+    def __repr__(self) -> str:
+        return f"<Connection to {self.peer_name} at {self.target} {self.state.value}>"
+
+    @property
+    def peer_name(self) -> str:
+        return ENTITY_TYPE_NAMES.get(self.peer_type, str(self.peer_type))
+
+    @property
+    def in_bulk(self) -> bool:
+        """True while the buffer of :meth:`get_buffer` should be filled to its end."""
+        return self._reader.in_bulk
+
+    # ------------------------------------------------------------ bytes in, bytes out
+
+    def data_to_send(self) -> list[Buffer]:
+        """Takes what the connection itself wants to send."""
+        out = self._out
+        if out:
+            self._out = []
+        return out
+
+    def received(self, n: int) -> list[Event]:
+        """`n` bytes were written into :meth:`get_buffer`; 0 means that the peer closed."""
+        if n == 0:
+            self._closed_by_peer()
+        reader = self._reader
+        reader.received(n)
+        events: list[Event] = []
+        try:
+            if self.state is State.BANNER and not self._read_banner():
+                return events
+            while (frame := reader.next_frame()) is not None:
+                if frame.tag == TAG_MESSAGE and self.state is State.READY:
+                    events.append(self._on_message(frame))
+                else:
+                    event = self._dispatch(frame)
+                    if event is not None:
+                        events.append(event)
+        except (ProtocolError, DecodeError, AuthError):
+            self.state = State.CLOSED
+            raise
+        return events
+
+    def receive_data(self, data: Buffer) -> list[Event]:
+        """As :meth:`received`, for bytes that are already somewhere else."""
+        view = memoryview(data)
+        events: list[Event] = []
+        if not len(view):
+            return self.received(0)
+        while len(view):
+            into = self._reader.get_buffer()
+            n = min(len(into), len(view))
+            into[:n] = view[:n]
+            view = view[n:]
+            events += self.received(n)
+        return events
+
+    def encode_message(
+        self,
+        tid: int,
+        kind: int,
+        version: int,
+        compat: int,
+        priority: int,
+        front: Buffer,
+        data: Buffer = b"",
+    ) -> list[Buffer]:
+        """Frames a message; the caller sends the buffers in order, and all of them."""
+        self._out_seq += 1
+        header = _SEQ_TID_ETC.pack(self._out_seq, tid, kind, priority, version, 0, 0, self.in_seq, 1, compat, 0)
+        return encode_frame(TAG_MESSAGE, header, front, b"", data)
+
+    def send_keepalive(self, stamp: Utime) -> None:
+        """Asks the peer for a sign of life; a :class:`KeepaliveAck` with `stamp` follows."""
+        self._send_struct(Tag.KEEPALIVE2, Keepalive(stamp))
+
+    # ------------------------------------------------------------ sending in the handshake
+
+    def _send(self, data: Buffer) -> None:
+        self._out.append(data)
+        if self.state is not State.READY:
+            self._sent_log += data
+
+    def _send_struct(self, tag: Tag, value: Struct) -> None:
+        for b in encode_frame(tag, value.to_bytes()):
+            self._send(b)
+
+    # ------------------------------------------------------------ the handshake
+
+    def _closed_by_peer(self) -> None:
+        state, self.state = self.state, State.CLOSED
+        if state is State.READY:
+            raise ProtocolError(f"{self.peer_name} at {self.target} closed the connection", errno=104)
+        if state is State.BANNER:
+            raise ProtocolError(
+                f"{self.target} closed the connection before it said who it is",
+                errno=104,
+                hint="is this the address of a Ceph daemon's msgr2 port?",
+            )
+        raise ProtocolError(
+            f"{self.peer_name} at {self.target} closed the connection during the handshake (at {state.value})",
+            errno=104,
+        )
+
+    def _read_banner(self) -> bool:
+        seen = self._reader.peek()
+        if not seen.startswith(BANNER[: len(seen)]):
+            if seen.startswith(_MSG1_BANNER[: len(seen)]):
+                if len(seen) < len(_MSG1_BANNER):
+                    return False
+                raise ProtocolError(
+                    f"{self.target} speaks only messenger v1",
+                    hint="use the monitor's msgr2 port, 3300 unless set otherwise; nautilus 14.2.11 or newer is needed",
+                )
+            raise ProtocolError(
+                f"{self.target} is not a Ceph daemon: it began with {seen[:24]!r}",
+                hint="check mon_host",
+            )
+        raw = self._reader.take(BANNER_SIZE)
+        if raw is None:
+            return False
+        if int.from_bytes(raw[8:10], "little") != BANNER_PAYLOAD.size:
+            raise ProtocolError(f"{self.target}: banner with a payload of another size")
+        supported, required = BANNER_PAYLOAD.unpack_from(raw, 10)
+        if not supported & FEATURE_REVISION_1:
+            raise ProtocolError(
+                f"{self.target} speaks messenger v2.0, which is not safe",
+                hint="upgrade the cluster to nautilus 14.2.11, octopus 15.2.5 or newer",
+            )
+        if required & ~FEATURE_REVISION_1:
+            raise ProtocolError(f"{self.target} requires messenger features {required:#x} that are not spoken here")
+        self.state = State.HELLO
+        self._send_struct(Tag.HELLO, Hello(ENTITY_TYPE_CLIENT, self.target))
+        self._send_struct(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, self._modes, self._auth.request()))
+        return True
+
+    def _dispatch(self, frame: Frame) -> Event | None:
+        handler = TRANSITIONS[self.state].get(frame.tag)
+        if handler is None:
+            raise ProtocolError(
+                f"{self.peer_name} at {self.target} sent {Tag(frame.tag).name}, not expected at {self.state.value}"
+            )
+        event: Event | None = getattr(self, handler)(frame)
+        return event
+
+    def _payload(self, frame: Frame) -> memoryview:
+        if len(frame.segments) != 1:
+            raise ProtocolError(f"{Tag(frame.tag).name} with more than one segment")
+        return frame.segments[0]
+
+    def _on_hello(self, frame: Frame) -> None:
+        hello = Hello.decode(Decoder(self._payload(frame)))
+        if hello.entity_type != self.peer_type:
+            found = ENTITY_TYPE_NAMES.get(hello.entity_type, str(hello.entity_type))
+            raise ProtocolError(f"{self.target} is a {found}, not a {self.peer_name}", hint="check mon_host")
+        seen = hello.peer_addr
+        self.own_addr = EntityAddr(EntityAddr.TYPE_MSGR2, self._own_nonce, seen.host, 0)
+        self.state = State.AUTH
+
+    def _on_auth_reply_more(self, frame: Frame) -> None:
+        more = AuthMore.decode(Decoder(self._payload(frame)))
+        self._send_struct(Tag.AUTH_REQUEST_MORE, AuthMore(self._auth.reply_more(more.payload)))
+
+    def _on_auth_bad_method(self, frame: Frame) -> None:
+        bad = AuthBadMethod.decode(Decoder(self._payload(frame)))
+        if bad.result == -13:
+            raise AuthError(
+                f"{self.peer_name} at {self.target} did not accept our name and key",
+                hint="is the entity known to this cluster (ceph auth ls), and is this its key?",
+            )
+        methods = "/".join(AUTH_METHOD_NAMES.get(m, str(m)) for m in bad.allowed_methods) or "nothing"
+        modes = "/".join(MODE_NAMES.get(m, str(m)) for m in bad.allowed_modes) or "nothing"
+        ours = "/".join(MODE_NAMES[m] for m in self._modes)
+        raise AuthError(
+            f"{self.peer_name} at {self.target} refused authentication {AUTH_METHOD_NAMES.get(bad.method, bad.method)} "
+            f"in mode {ours}: {errno_name(bad.result)}; it allows {methods} in mode {modes}",
+            errno=abs(bad.result) or 95,
+        )
+
+    def _on_auth_done(self, frame: Frame) -> None:
+        done = AuthDone.decode(Decoder(self._payload(frame)))
+        if done.con_mode not in self._modes:
+            raise ProtocolError(f"{self.peer_name} chose connection mode {done.con_mode}, which we did not offer")
+        self._result = self._auth.done(done.payload)
+        if self.global_id == 0:
+            self.global_id = done.global_id
+        key = self._result.session_key
+        received, sent = self._reader.log or b"", self._sent_log
+        # each side signs what it received, so we expect the signature of what we sent
+        if key:
+            signature = hmac.new(key, received, hashlib.sha256).digest()
+            self._expected_signature = hmac.new(key, sent, hashlib.sha256).digest()
+        else:
+            signature = self._expected_signature = bytes(32)
+        self.state = State.SIGNATURE
+        for b in encode_frame(Tag.AUTH_SIGNATURE, signature):
+            self._send(b)
+        self._send_ident()
+
+    def _send_ident(self) -> None:
+        assert self.own_addr is not None
+        self._send_struct(
+            Tag.CLIENT_IDENT,
+            ClientIdent(
+                EntityAddrVec((self.own_addr,)),
+                self.target,
+                self.global_id,
+                self._global_seq,
+                FEATURES_SUPPORTED,
+                FEATURES_REQUIRED,
+                FLAG_LOSSY,
+                0,
+            ),
+        )
+
+    def _on_auth_signature(self, frame: Frame) -> None:
+        if not hmac.compare_digest(bytes(self._payload(frame)), self._expected_signature):
+            raise AuthError(
+                f"{self.peer_name} at {self.target}: wrong signature of the handshake",
+                hint="somebody changed it on its way, or the daemon is not of this cluster",
+            )
+        self._reader.log = None
+        self._sent_log = bytearray()
+        self.state = State.IDENT
+
+    def _on_server_ident(self, frame: Frame) -> Ready:
+        ident = ServerIdent.decode(Decoder(self._payload(frame)))
+        missing = ident.features_required & ~FEATURES_SUPPORTED
+        if missing:
+            self._refuse_features(missing, "requires features that pyrbd does not have")
+        missing = FEATURES_REQUIRED & ~ident.features_supported
+        if missing:
+            self._refuse_features(missing, "is too old: it lacks features that pyrbd requires")
+        self.features = ident.features_supported & FEATURES_SUPPORTED
+        self._reader.max_frame = frames.MAX_SEGMENT
+        self.state = State.READY
+        assert self._result is not None
+        return Ready(self._result, self.global_id, self.features, ident)
+
+    def _on_missing_features(self, frame: Frame) -> None:
+        missing = IdentMissingFeatures.decode(Decoder(self._payload(frame))).features
+        self._refuse_features(missing, "requires features that pyrbd does not have")
+
+    def _refuse_features(self, bits: int, why: str) -> None:
+        names = ", ".join(feature_names(bits))
+        raise ProtocolError(f"{self.peer_name} at {self.target} {why}: {names} ({bits:#x})", errno=95)
+
+    # ------------------------------------------------------------ the session
+
+    def _on_message(self, frame: Frame) -> Message:
+        segments = frame.segments
+        header = decode_message_header(segments[0])
+        if header.seq <= self.in_seq:
+            raise ProtocolError(f"{self.peer_name} at {self.target} repeated message {header.seq}")
+        self.in_seq = header.seq
+        if len(segments) == 1:
+            empty = segments[0][:0]
+            return Message(header, empty, empty, b"")
+        return Message(header, segments[1], segments[2], frame.data)
+
+    def _on_keepalive(self, frame: Frame) -> None:
+        self._send_struct(Tag.KEEPALIVE2_ACK, Keepalive.decode(Decoder(self._payload(frame))))
+
+    def _on_keepalive_ack(self, frame: Frame) -> KeepaliveAck:
+        return KeepaliveAck(Keepalive.decode(Decoder(self._payload(frame))).stamp)
+
+    def _on_ack(self, frame: Frame) -> None:
+        """Lossy connections do not resend from a window, so there is nothing to forget."""
+        Ack.decode(Decoder(self._payload(frame)))

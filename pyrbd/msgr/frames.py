@@ -1,0 +1,426 @@
+"""Frames of messenger v2.1 (`doc/dev/msgr2.rst` "Frame format", `src/msg/async/frames_v2.h`).
+
+A frame is a 32-byte preamble, one to four segments and, when there is more than one, an
+epilogue::
+
+    crc mode:  preamble | seg0 | crc(seg0) | seg1 | seg2 | seg3 | late_status, crc(seg1..3)
+               a frame with one segment has no epilogue, an empty seg0 has no crc
+
+:class:`FrameReader` cuts a stream of received bytes into frames, :func:`encode_frame`
+makes them. Both are written for crc mode; secure mode wraps the same frames in AES-GCM
+records, and takes the place of `CrcFraming` on a connection once the peers agree on it.
+"""
+
+from __future__ import annotations
+
+import struct as _struct
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..crc32c import MASK, standard_crc32c
+from ..errors import ProtocolError
+from .buffers import BytesBuffer
+
+if TYPE_CHECKING:
+    from ..denc import Buffer
+
+
+class Tag(IntEnum):
+    """What a frame is."""
+
+    HELLO = 1
+    AUTH_REQUEST = 2
+    AUTH_BAD_METHOD = 3
+    AUTH_REPLY_MORE = 4
+    AUTH_REQUEST_MORE = 5
+    AUTH_DONE = 6
+    AUTH_SIGNATURE = 7
+    CLIENT_IDENT = 8
+    SERVER_IDENT = 9
+    IDENT_MISSING_FEATURES = 10
+    SESSION_RECONNECT = 11
+    SESSION_RESET = 12
+    SESSION_RETRY = 13
+    SESSION_RETRY_GLOBAL = 14
+    SESSION_RECONNECT_OK = 15
+    WAIT = 16
+    MESSAGE = 17
+    KEEPALIVE2 = 18
+    KEEPALIVE2_ACK = 19
+    ACK = 20
+    COMPRESSION_REQUEST = 21
+    COMPRESSION_DONE = 22
+
+
+TAG_MESSAGE = int(Tag.MESSAGE)
+_KNOWN_TAGS = frozenset(map(int, Tag))
+
+MODE_CRC = 1
+MODE_SECURE = 2
+MODE_NAMES = {MODE_CRC: "crc", MODE_SECURE: "secure"}
+
+MAX_SEGMENTS = 4
+PREAMBLE_SIZE = 32
+EPILOGUE_SIZE = 13
+SEGMENT_ALIGN = (8, 8, 8, 4096)
+
+LATE_STATUS_ABORTED = 0x1
+LATE_STATUS_COMPLETE = 0xE
+LATE_STATUS_MASK = 0xF
+
+BUFFER_SIZE = 256 * 1024
+"""Bytes asked of one receive call."""
+BULK_SIZE = 64 * 1024
+"""A data segment of at least this many bytes is received into its final place."""
+BULK_CHUNK = 128 * 1024
+"""Of which so many bytes at a time: each is summed while it is still in the cache."""
+
+MAX_FRAME_HANDSHAKE = 256 * 1024
+MAX_SEGMENT = 256 * 1024 * 1024
+"""No message of Ceph is larger: `osd_max_write_size` is 90 MiB, the largest maps are
+tens of MiB."""
+
+_PREAMBLE = _struct.Struct("<BBIHIHIHIHBB")
+_U32 = _struct.Struct("<I")
+_EPILOGUE = _struct.Struct("<BIII")
+_HEADER = _struct.Struct("<QQHHHIHQBHH")
+
+HEADER_SIZE = _HEADER.size  # 41, ceph_msg_header2
+
+BANNER = b"ceph v2\n"
+BANNER_PAYLOAD = _struct.Struct("<QQ")
+BANNER_SIZE = len(BANNER) + 2 + BANNER_PAYLOAD.size
+FEATURE_REVISION_1 = 1
+FEATURE_COMPRESSION = 2
+
+
+def encode_banner(supported: int = FEATURE_REVISION_1, required: int = 0) -> bytes:
+    return BANNER + _struct.pack("<H", BANNER_PAYLOAD.size) + BANNER_PAYLOAD.pack(supported, required)
+
+
+class Frame(NamedTuple):
+    """A received frame. Segments are views of the receive buffer and valid until more is
+    received, except `data`, the fourth segment, which is the receiver's to keep: `bytes`,
+    or None when it went into the buffer that the sink provided."""
+
+    tag: int
+    segments: tuple[memoryview, ...]
+    data: bytes | None
+
+
+class MessageHeader(NamedTuple):
+    """ceph_msg_header2, the first segment of a MESSAGE frame."""
+
+    seq: int
+    tid: int
+    type: int
+    priority: int
+    version: int
+    data_pre_padding_len: int
+    data_off: int
+    ack_seq: int
+    flags: int
+    compat_version: int
+    reserved: int
+
+    def to_bytes(self) -> bytes:
+        return _HEADER.pack(*self)
+
+
+def decode_message_header(segment: Buffer) -> MessageHeader:
+    if len(segment) != HEADER_SIZE:
+        raise ProtocolError(f"message header of {len(segment)} bytes, {HEADER_SIZE} expected")
+    return MessageHeader._make(_HEADER.unpack(segment))
+
+
+def encode_preamble(tag: int, lengths: Sequence[int]) -> bytes:
+    fields: list[int] = []
+    for i in range(MAX_SEGMENTS):
+        if i < len(lengths):
+            fields += (lengths[i], SEGMENT_ALIGN[i])
+        else:
+            fields += (0, 0)
+    head = _PREAMBLE.pack(tag, len(lengths), *fields, 0, 0)
+    # the preamble's crc starts from 0, those of the segments from -1
+    return head + _U32.pack(standard_crc32c(head, MASK) ^ MASK)
+
+
+def encode_frame(tag: int, *segments: Buffer) -> list[Buffer]:
+    """The buffers of one frame in crc mode, in the order in which they are sent. Empty
+    segments at the end are left out; small ones are joined."""
+    n = len(segments)
+    while n > 1 and not len(segments[n - 1]):
+        n -= 1
+    segments = segments[:n]
+    head = bytearray(encode_preamble(tag, [len(s) for s in segments]))
+    first = segments[0]
+    if len(first):
+        head += first
+        head += _U32.pack(standard_crc32c(first, 0) ^ MASK)
+    if n == 1:
+        return [head]
+    out: list[Buffer] = [head]
+    own: bytearray | None = head  # the last buffer, when it is ours to append to
+    crcs = [0, 0, 0]
+    for i in range(1, n):
+        s = segments[i]
+        # the crc of an empty segment is the seed, -1; of one that does not exist, 0
+        crcs[i - 1] = standard_crc32c(s, 0) ^ MASK
+        if len(s) >= 16384:
+            out.append(s)
+            own = None
+        elif own is None:
+            own = bytearray(s)
+            out.append(own)
+        else:
+            own += s
+    epilogue = _EPILOGUE.pack(LATE_STATUS_COMPLETE, *crcs)
+    if own is None:
+        out.append(epilogue)
+    else:
+        own += epilogue
+    return out
+
+
+Sink = Callable[[int, int], "memoryview | None"]
+"""`sink(tid, length)`: where the data segment of this reply shall go: a writable view of
+exactly that many bytes, or None for a new `bytes`."""
+
+
+def _no_sink(tid: int, length: int) -> None:
+    return None
+
+
+class _Bulk:
+    """A data segment on its way into its final place."""
+
+    __slots__ = ("crc", "filled", "frame", "owned", "size", "view")
+
+    def __init__(self, size: int, view: memoryview | None, frame: Frame) -> None:
+        self.size = size
+        self.owned: BytesBuffer | None = None
+        if view is None:
+            self.owned = BytesBuffer(size)
+            view = self.owned.view
+        self.view = view
+        self.filled = 0
+        self.crc = 0
+        self.frame = frame
+
+
+class FrameReader:
+    """Cuts received bytes into frames and checks every crc.
+
+    The caller writes received bytes into :meth:`get_buffer`, says how many with
+    :meth:`received`, and then takes frames with :meth:`next_frame` until it gives None.
+    The reader keeps its place in itself, so that it does not matter where the stream is cut.
+    """
+
+    def __init__(self, sink: Sink = _no_sink) -> None:
+        self.sink = sink
+        self.max_frame = MAX_FRAME_HANDSHAKE
+        self.log: bytearray | None = None  # raw bytes of the handshake, for its signature
+        self._buf = bytearray(BUFFER_SIZE)
+        self._view = memoryview(self._buf)
+        self._pos = 0
+        self._end = 0
+        self._want = 0  # bytes from _pos that the current frame needs at least
+        self._bulk: _Bulk | None = None
+        self._preambles: dict[bytes, tuple[int, int, int, int, int, int]] = {}
+
+    @property
+    def buffered(self) -> int:
+        return self._end - self._pos
+
+    @property
+    def in_bulk(self) -> bool:
+        """True while :meth:`get_buffer` gives the final place of a data segment, all of
+        which may be waited for."""
+        return self._bulk is not None and self._bulk.filled < self._bulk.size
+
+    def get_buffer(self) -> memoryview:
+        """Where the next received bytes belong; never empty."""
+        bulk = self._bulk
+        if bulk is not None and bulk.filled < bulk.size:
+            return bulk.view[bulk.filled : min(bulk.size, bulk.filled + BULK_CHUNK)]
+        if self._pos == self._end:
+            self._pos = self._end = 0
+        elif self._pos and self._pos + self._want > len(self._buf):
+            n = self._end - self._pos
+            self._buf[:n] = self._buf[self._pos : self._end]
+            self._pos, self._end = 0, n
+        if self._end == len(self._buf):
+            # grows with what has really come, not with what was announced
+            self._buf = self._buf + bytearray(max(BUFFER_SIZE, min(self._want - self._end, len(self._buf))))
+            self._view = memoryview(self._buf)
+        return self._view[self._end :]
+
+    def received(self, n: int) -> None:
+        bulk = self._bulk
+        if bulk is not None and bulk.filled < bulk.size:
+            bulk.crc = standard_crc32c(bulk.view[bulk.filled : bulk.filled + n], bulk.crc)
+            bulk.filled += n
+        else:
+            self._end += n
+
+    def take(self, n: int) -> bytes | None:
+        """Unframed bytes, as of the banner; None until `n` are there."""
+        if self._end - self._pos < n:
+            self._want = n
+            return None
+        raw = bytes(self._view[self._pos : self._pos + n])
+        self._advance(n)
+        return raw
+
+    def peek(self) -> bytes:
+        """What has been received and not taken yet."""
+        return bytes(self._view[self._pos : self._end])
+
+    def _advance(self, n: int) -> None:
+        if self.log is not None:
+            self.log += self._view[self._pos : self._pos + n]
+        self._pos += n
+        self._want = 0
+        if len(self._buf) > 4 * BUFFER_SIZE and self._pos == self._end:
+            self._buf = bytearray(BUFFER_SIZE)  # a large map has passed; do not keep its room
+            self._view = memoryview(self._buf)
+            self._pos = self._end = 0
+
+    def _preamble(self, raw: bytes) -> tuple[int, int, int, int, int, int]:
+        known = self._preambles.get(raw)
+        if known is not None:  # equal bytes, so the crc was right as well
+            return known
+        if standard_crc32c(raw[:28], MASK) ^ MASK != int.from_bytes(raw[28:], "little"):
+            raise ProtocolError("frame preamble with a wrong crc", hint="a damaged stream, or not messenger v2.1")
+        tag, n, l0, _a0, l1, _a1, l2, _a2, l3, _a3, _flags, _reserved = _PREAMBLE.unpack_from(raw)
+        if tag not in _KNOWN_TAGS:
+            raise ProtocolError(f"frame with the unknown tag {tag}")
+        if not 1 <= n <= MAX_SEGMENTS:
+            raise ProtocolError(f"frame with {n} segments")
+        lengths = (l0, l1, l2, l3)
+        if any(lengths[n:]):
+            raise ProtocolError("frame preamble with lengths for segments that it does not have")
+        if n > 1 and lengths[n - 1] == 0:
+            raise ProtocolError("frame whose last segment is empty")
+        if max(lengths) > MAX_SEGMENT or sum(lengths) > self.max_frame:
+            raise ProtocolError(f"frame of {sum(lengths)} bytes, more than the {self.max_frame} accepted")
+        if tag == TAG_MESSAGE and l0 != HEADER_SIZE:
+            raise ProtocolError(f"message header of {l0} bytes, {HEADER_SIZE} expected")
+        result = (tag, n, l0, l1, l2, l3)
+        if len(self._preambles) >= 512:
+            self._preambles.clear()
+        self._preambles[raw] = result
+        return result
+
+    def next_frame(self) -> Frame | None:
+        """The next complete frame, or None when more bytes are needed.
+
+        Raises:
+            ProtocolError: the stream is not what it should be; it cannot be read on.
+        """
+        while True:
+            if self._bulk is not None:
+                return self._finish_bulk()
+            pos = self._pos
+            have = self._end - pos
+            if have < PREAMBLE_SIZE:
+                self._want = PREAMBLE_SIZE
+                return None
+            view = self._view
+            tag, n, l0, l1, l2, l3 = self._preamble(bytes(view[pos : pos + PREAMBLE_SIZE]))
+            at0 = pos + PREAMBLE_SIZE
+            at1 = at0 + l0 + 4 if l0 else at0
+            if n == 1:
+                total = at1 - pos
+                if have < total:
+                    self._want = total
+                    return None
+                self._check_first(at0, l0)
+                segment = view[at0 : at0 + l0]
+                self._advance(total)
+                return Frame(tag, (segment,), None)
+            at2 = at1 + l1
+            at3 = at2 + l2
+            if l3 >= BULK_SIZE and self.log is None:
+                head = at3 - pos
+                if have < head:
+                    self._want = head
+                    return None
+                self._start_bulk(tag, at0, l0, at1, at2, at3, l3)
+                continue
+            end = at3 + l3
+            total = end + EPILOGUE_SIZE - pos
+            if have < total:
+                self._want = total
+                return None
+            self._check_first(at0, l0)
+            status, crc1, crc2, crc3 = _EPILOGUE.unpack_from(view, end)
+            if (
+                standard_crc32c(view[at1:at2], 0) ^ MASK != crc1
+                or (n > 2 and standard_crc32c(view[at2:at3], 0) ^ MASK != crc2)
+                or (n > 3 and standard_crc32c(view[at3:end], 0) ^ MASK != crc3)
+            ):
+                raise ProtocolError("frame with a wrong segment crc", hint="a damaged stream")
+            segments = (view[at0 : at0 + l0], view[at1:at2], view[at2:at3])
+            data = bytes(view[at3:end]) if l3 else b""
+            self._advance(total)
+            if status & LATE_STATUS_MASK != LATE_STATUS_COMPLETE:
+                self._check_aborted(status)
+                continue
+            return Frame(tag, segments, data)
+
+    def _check_first(self, at: int, length: int) -> None:
+        if length:
+            segment = self._view[at : at + length]
+            if standard_crc32c(segment, 0) ^ MASK != _U32.unpack_from(self._view, at + length)[0]:
+                raise ProtocolError("frame with a wrong crc of its first segment", hint="a damaged stream")
+
+    @staticmethod
+    def _check_aborted(status: int) -> None:
+        """The sender gave up in the middle: what it sent is garbage and the frame is dropped."""
+        if status & LATE_STATUS_MASK != LATE_STATUS_ABORTED:
+            raise ProtocolError(f"frame with the late status {status:#x}")
+
+    def _start_bulk(self, tag: int, at0: int, l0: int, at1: int, at2: int, at3: int, l3: int) -> None:
+        self._check_first(at0, l0)
+        view = self._view
+        header = bytes(view[at0 : at0 + l0])
+        # copies: the receive buffer is reused while the data segment comes in
+        segments = (memoryview(header), memoryview(bytes(view[at1:at2])), memoryview(bytes(view[at2:at3])))
+        tid = _HEADER.unpack(header)[1] if tag == TAG_MESSAGE else 0
+        into = self.sink(tid, l3)
+        if into is not None and len(into) != l3:
+            into = None
+        self._bulk = bulk = _Bulk(l3, into, Frame(tag, segments, None))
+        self._advance(at3 - self._pos)
+        n = min(l3, self._end - self._pos)
+        bulk.view[:n] = view[self._pos : self._pos + n]
+        bulk.crc = standard_crc32c(bulk.view[:n], 0)
+        bulk.filled = n
+        self._advance(n)
+
+    def _finish_bulk(self) -> Frame | None:
+        bulk = self._bulk
+        assert bulk is not None
+        if bulk.filled < bulk.size:
+            return None
+        if self._end - self._pos < EPILOGUE_SIZE:
+            self._want = EPILOGUE_SIZE
+            return None
+        status, crc1, crc2, crc3 = _EPILOGUE.unpack_from(self._view, self._pos)
+        self._advance(EPILOGUE_SIZE)
+        _, front, middle = bulk.frame.segments
+        if (
+            standard_crc32c(front, 0) ^ MASK != crc1
+            or standard_crc32c(middle, 0) ^ MASK != crc2
+            or bulk.crc ^ MASK != crc3
+        ):
+            raise ProtocolError("frame with a wrong segment crc", hint="a damaged stream")
+        self._bulk = None
+        if status & LATE_STATUS_MASK != LATE_STATUS_COMPLETE:
+            self._check_aborted(status)
+            return self.next_frame()
+        if bulk.owned is None:
+            return bulk.frame
+        return bulk.frame._replace(data=bulk.owned.take())

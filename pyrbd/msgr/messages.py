@@ -1,0 +1,232 @@
+"""The messages of a client, declared (`src/messages/*.h`).
+
+Each class is the front segment of one message type; `Since` is the version of the
+message. What travels in the data segment is not part of the declaration. The OSD's
+operations have a file of their own (:mod:`pyrbd.msgr.osdop`).
+"""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from ..denc import (
+    Buffer,
+    Decoder,
+    Encoder,
+    MapOf,
+    Since,
+    Struct,
+    Vector,
+    blob,
+    s16,
+    s32,
+    string,
+    u8,
+    u32,
+    u64,
+    uuid,
+)
+from .types import EntityAddrVec, SpgId, Utime
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+PRIO_DEFAULT = 127
+PRIO_HIGH = 196
+
+
+class Message(Struct):
+    """Base of message fronts."""
+
+    TYPE: ClassVar[int] = 0
+    VERSION: ClassVar[int] = 1
+    COMPAT: ClassVar[int] = 1
+    registry: ClassVar[dict[int, "type[Message]"]] = {}
+
+    def __init_subclass__(cls, *, type: int, head: int = 1, oldest: int = 1) -> None:
+        super().__init_subclass__()
+        cls.TYPE, cls.VERSION, cls.COMPAT = type, head, oldest
+        Message.registry[type] = cls
+
+    @classmethod
+    def decode_front(cls, front: Buffer, version: int) -> "Self":
+        """Decodes the front segment of a message of header version `version`; what a newer
+        sender appended is skipped."""
+        d = Decoder(front)
+        return cls(**{f.name: f.type.decode(d) for f in cls.wire_fields if f.since <= version})
+
+
+class MMonMap(Message, type=4):
+    monmap: blob
+
+
+# Messages for a service of the monitors (PaxosServiceMessage) begin with a version and two
+# fields that are no longer used: `version`, `session_mon`, `session_mon_tid`.
+
+
+class MStatfs(Message, type=13, head=2, oldest=1):
+    version: u64 = 0
+    session_mon: s16 = -1
+    session_mon_tid: u64 = 0
+    fsid: uuid = bytes(16)
+    has_data_pool: u8 = 0
+
+
+class MStatfsReply(Message, type=14):
+    fsid: uuid
+    version: u64
+    kb: u64
+    kb_used: u64
+    kb_avail: u64
+    num_objects: u64
+
+
+SUBSCRIBE_ONETIME = 1
+
+
+class SubscribeItem(Struct):
+    """From which epoch on, and whether once or for ever."""
+
+    start: u64
+    flags: u8 = 0
+
+
+class MMonSubscribe(Message, type=15, head=3, oldest=1):
+    what: Annotated[dict[str, SubscribeItem], MapOf(string, SubscribeItem)]
+    hostname: string = ""
+
+
+class MMonSubscribeAck(Message, type=16):
+    interval: u32
+    fsid: uuid
+
+
+class MMonGetVersion(Message, type=19):
+    handle: u64
+    what: string
+
+
+class MMonGetVersionReply(Message, type=20, head=2):
+    handle: u64
+    version: u64
+    oldest_version: Annotated[u64, Since(2)] = 0
+
+
+class MOSDMap(Message, type=41, head=4, oldest=3):
+    fsid: uuid
+    incremental_maps: Annotated[dict[int, bytes], MapOf(u32, blob)]
+    maps: Annotated[dict[int, bytes], MapOf(u32, blob)]
+    oldest_map: u32 = 0
+    newest_map: u32 = 0
+
+
+WATCH_EVENT_NOTIFY = 1
+WATCH_EVENT_NOTIFY_COMPLETE = 2
+WATCH_EVENT_DISCONNECT = 3
+
+
+class MWatchNotify(Message, type=44, head=3, oldest=1):
+    struct_v: u8
+    opcode: u8
+    cookie: u64
+    ver: u64
+    notify_id: u64
+    payload: blob = b""
+    return_code: Annotated[s32, Since(2)] = 0
+    notifier_gid: Annotated[u64, Since(3)] = 0
+
+
+class MMonCommand(Message, type=50, head=1, oldest=1):
+    version: u64 = 0
+    session_mon: s16 = -1
+    session_mon_tid: u64 = 0
+    fsid: uuid = bytes(16)
+    cmd: Annotated[tuple[str, ...], Vector(string)] = ()
+
+
+class MMonCommandAck(Message, type=51):
+    version: u64
+    session_mon: s16
+    session_mon_tid: u64
+    result: s32
+    status: string
+    cmd: Annotated[tuple[str, ...], Vector(string)]
+
+
+BACKOFF_OP_BLOCK = 1
+BACKOFF_OP_ACK_BLOCK = 2
+BACKOFF_OP_UNBLOCK = 3
+
+
+class MOSDBackoff(Message, type=61):
+    """`begin` and `end` (hobject_t) are kept as encoded: they are sent back unchanged."""
+
+    pgid: SpgId
+    map_epoch: u32
+    op: u8
+    id: u64
+    begin: bytes
+    end: bytes
+
+    @classmethod
+    def decode(cls, d: Decoder) -> "MOSDBackoff":
+        pgid, epoch, op, ident = SpgId.decode(d), d.u32(), d.u8(), d.u64()
+        return cls(pgid, epoch, op, ident, _raw_struct(d), _raw_struct(d))
+
+    @classmethod
+    def decode_front(cls, front: Buffer, version: int) -> "MOSDBackoff":
+        return cls.decode(Decoder(front))
+
+    def encode(self, e: Encoder) -> None:
+        self.pgid.encode(e)
+        e.u32(self.map_epoch)
+        e.u8(self.op)
+        e.u64(self.id)
+        e.raw(self.begin)
+        e.raw(self.end)
+
+
+def _raw_struct(d: Decoder) -> bytes:
+    """A struct with an envelope, as its bytes."""
+    start = d.pos
+    d.skip(2)
+    d.skip(d.u32())
+    return bytes(d.buf[start : d.pos])
+
+
+# ---------------------------------------------------------------- inside messages
+
+
+class MonInfo(Struct, version=6, compat=1):
+    """mon_info_t: one monitor."""
+
+    name: string
+    public_addrs: EntityAddrVec
+    priority: Annotated[s16, Since(2)] = 0
+    weight: Annotated[s16, Since(4)] = 0
+
+
+class MonMap(Struct, version=10, compat=3):
+    """The monitors of a cluster (`src/mon/MonMap.h`); the part that clients use."""
+
+    fsid: uuid
+    epoch: u32
+    last_changed: Utime
+    created: Utime
+    mons: dict[str, MonInfo]
+    ranks: tuple[str, ...] = ()
+
+    @classmethod
+    def decode(cls, d: Decoder) -> "MonMap":
+        struct_v, body = d.envelope(10, "MonMap")
+        fs, epoch = body.raw(16), body.u32()
+        if struct_v < 6:
+            MapOf(string, EntityAddrVec).decode(body)  # addresses only, of v1
+        changed, created = Utime.decode(body), Utime.decode(body)
+        if struct_v >= 4:
+            for _ in range(2):  # persistent and optional mon_feature_t
+                _raw_struct(body)
+        mons: dict[str, MonInfo] = MapOf(string, MonInfo).decode(body) if struct_v >= 5 else {}
+        ranks: tuple[str, ...] = Vector(string).decode(body) if struct_v >= 6 else tuple(sorted(mons))
+        return cls(fs, epoch, changed, created, mons, ranks)
+
+    def encode(self, e: Encoder) -> None:
+        raise NotImplementedError("a client does not write monitor maps")
