@@ -1,0 +1,319 @@
+"""The blocking driver: the caller's thread does the work.
+
+A synchronous call sends, receives and decodes in its own thread. Of several threads that
+wait on one connection, one leads: it receives for all, completes the others' operations,
+and hands the leadership on when its own is done. No other thread stands in the path of a
+read; on one core-to-core wake-up per operation everything else depends (`docs/performance.md`).
+
+One background thread per client does what nobody waits for: connecting, the monitor's
+connection, timers, maps, and the connections on which only asynchronous operations are
+in flight or where no call has led for a while. It never sees KeyboardInterrupt, so what
+must not be torn apart (the handling of a new map) is deferred to it.
+"""
+
+from __future__ import annotations
+
+import _thread
+import heapq
+import os
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from itertools import count
+from typing import Any, TypeVar
+
+from ..log import Log
+from .completion import Completion
+from .session import TICK, Session, State
+
+T = TypeVar("T")
+_log = Log("driver")
+
+IDLE_TICK = 0.5
+"""Seconds after which the background thread attends a connection that no caller led."""
+
+
+class Timer:
+    """A call in the future; cancel it by :meth:`cancel`."""
+
+    __slots__ = ("cancelled", "fn")
+
+    def __init__(self, fn: Callable[[], object]) -> None:
+        self.fn = fn
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class ThreadDriver:
+    """See the module's text."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._sessions: dict[int, Session] = {}
+        self._deferred: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._timer_seq = count()
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._woken = False
+        self._rx, self._tx = socket.socketpair()
+        self._rx.setblocking(False)
+        self._tx.setblocking(False)
+        self._thread: threading.Thread | None = None
+        self._last_tick = 0.0
+
+    monotonic = staticmethod(time.monotonic)
+
+    # ------------------------------------------------------------ the caller's side
+
+    def suspend(self, completion: Completion[Any]) -> Generator[Any, Any, None]:
+        yield completion
+
+    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine of ours to its end in this thread."""
+        send: Callable[[Any], Any] = coro.send
+        try:
+            waiting = send(None)
+            while True:
+                try:
+                    self.wait(waiting)
+                except BaseException as e:
+                    waiting = coro.throw(e)
+                else:
+                    waiting = send(None)
+        except StopIteration as e:
+            return e.value  # type: ignore[no-any-return]
+
+    def wait(self, op: Completion[Any]) -> None:
+        """Returns when `op` is done, after doing what has to be done for it."""
+        while not op.done:
+            session = op.session
+            if session is None or session.state is State.CLOSED:
+                self._follow(op, None)
+                continue
+            if session.leader is None:
+                try:
+                    if session.lead(op):
+                        session.lead_count += 1
+                        while not op.done and op.session is session and session.alive:
+                            if not session.pump(True):
+                                self._check_deadline(op)
+                finally:
+                    session.unlead(op)
+            else:
+                self._follow(op, session)
+
+    def _follow(self, op: Completion[Any], session: Session | None) -> None:
+        lock = op.waiter
+        if lock is None:
+            lock = _thread.allocate_lock()
+            lock.acquire()
+            op.waiter = lock
+        if session is not None:
+            session.followers.append(op)
+            if session.leader is None:  # it left before we were in the list
+                return
+        if op.done:
+            return
+        timeout = IDLE_TICK
+        if op.deadline is not None:
+            timeout = min(timeout, max(0.0, op.deadline - time.monotonic()))
+        lock.acquire(True, timeout)
+        self._check_deadline(op)
+
+    @staticmethod
+    def _check_deadline(op: Completion[Any]) -> None:
+        if op.deadline is not None and not op.done and time.monotonic() >= op.deadline:
+            op.expire()
+
+    # ------------------------------------------------------------ for sessions and their owners
+
+    def register(self, session: Session) -> None:
+        with self._lock:
+            self._sessions[id(session)] = session
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._background, name="pyrbd", daemon=True)
+                self._thread.start()
+        self.wake()
+
+    def unregister(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.pop(id(session), None)
+
+    def want_write(self, session: Session) -> None:
+        self.wake()
+
+    def defer(self, fn: Callable[..., object], *args: Any) -> None:
+        """Has the background thread call `fn` soon; calls keep their order."""
+        self._deferred.append((fn, args))
+        self.wake()
+
+    def call_later(self, delay: float, fn: Callable[[], object]) -> Timer:
+        """Has the background thread call `fn` in `delay` seconds."""
+        timer = Timer(fn)
+        with self._lock:
+            heapq.heappush(self._timers, (time.monotonic() + delay, next(self._timer_seq), timer))
+        self.wake()
+        return timer
+
+    def wake(self) -> None:
+        """Makes the background thread look again at what there is to do."""
+        if not self._woken:
+            self._woken = True
+            try:
+                self._tx.send(b"\0")
+            except OSError:
+                pass
+
+    # ------------------------------------------------------------ the background thread
+
+    def close(self) -> None:
+        """Ends the background thread; sessions must have been closed. Never hangs."""
+        self._stopping = True
+        self._woken = False
+        self.wake()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread() and os.getpid() == self.pid:
+            thread.join(2.0)
+        if thread is None or not thread.is_alive():
+            self._rx.close()
+            self._tx.close()
+
+    def abandon(self) -> None:
+        """In a child after fork: lets go of the sockets without a word on them."""
+        self._stopping = True
+        for s in list(self._sessions.values()):
+            s.state = State.CLOSED
+            s.sock.close()
+        self._sessions.clear()
+        self._rx.close()
+        self._tx.close()
+
+    def _background(self) -> None:
+        me = object()
+        while not self._stopping:
+            try:
+                self._turn(me)
+            except Exception:
+                if self._stopping:
+                    break
+                _log.exception("background thread")
+                time.sleep(TICK)
+        self._run_deferred()
+
+    def _run_deferred(self) -> None:
+        while self._deferred:
+            fn, args = self._deferred.popleft()
+            try:
+                fn(*args)
+            except Exception:
+                _log.exception("deferred call")
+
+    def _run_timers(self) -> float:
+        """Runs what is due; gives the seconds until the next."""
+        while True:
+            with self._lock:
+                if not self._timers:
+                    return IDLE_TICK
+                due = self._timers[0][0] - time.monotonic()
+                if due > 0 and not self._timers[0][2].cancelled:
+                    return min(due, IDLE_TICK)
+                timer = heapq.heappop(self._timers)[2]
+            if not timer.cancelled:
+                try:
+                    timer.fn()
+                except Exception:
+                    _log.exception("timer")
+
+    def _turn(self, me: object) -> None:
+        self._woken = False
+        self._run_deferred()
+        timeout = self._run_timers()
+        if self._deferred:
+            timeout = 0
+        now = time.monotonic()
+        with self._lock:
+            sessions = list(self._sessions.values())
+        if now - self._last_tick >= IDLE_TICK:
+            self._last_tick = now
+            for s in sessions:
+                s.unattended = s.seen_count == s.lead_count
+                s.seen_count = s.lead_count
+        poll: dict[int, tuple[Session, bool]] = {}
+        poller = _Poller()
+        poller.add(self._rx.fileno(), True, False)
+        for s in sessions:
+            # set before it is asked for: who adds work after the question sees False and wakes us
+            s.watched = False
+            if not s.alive:
+                if s.lead(me):
+                    try:
+                        s.pump(False)
+                    finally:
+                        s.unlead(me)
+                continue
+            receive = s.state is State.READY and s.leader is None and (s.unattended or bool(s.aio))
+            if s.state is not State.READY:
+                receive = s.leader is None and s.state is State.HANDSHAKE
+            write = (s.state is State.CONNECTING and s.leader is None) or s.backlog
+            if receive or write:
+                s.watched = receive
+                try:
+                    fd = s.sock.fileno()
+                except OSError:
+                    continue
+                if fd >= 0:
+                    poll[fd] = (s, receive)
+                    poller.add(fd, receive, write)
+        for fd, readable, writable in poller.wait(timeout):
+            if fd == self._rx.fileno():
+                try:
+                    self._rx.recv(4096)
+                except BlockingIOError:
+                    pass
+                continue
+            s, _ = poll[fd]
+            if writable and s.state is not State.CONNECTING:
+                s.flush()
+            if readable or s.state is State.CONNECTING:
+                if s.lead(me):
+                    try:
+                        while s.pump(False):
+                            pass
+                    finally:
+                        s.unlead(me)
+                else:
+                    s.unattended = False
+
+
+class _Poller:
+    """poll(2) where it exists, else select(2)."""
+
+    def __init__(self) -> None:
+        self._read: list[int] = []
+        self._write: list[int] = []
+        self._poll = select.poll() if hasattr(select, "poll") else None
+
+    def add(self, fd: int, read: bool, write: bool) -> None:
+        if self._poll is not None:
+            self._poll.register(fd, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+            return
+        if read:
+            self._read.append(fd)
+        if write:
+            self._write.append(fd)
+
+    def wait(self, timeout: float) -> list[tuple[int, bool, bool]]:
+        if self._poll is not None:
+            out = select.POLLOUT
+            return [(fd, bool(ev & ~out), bool(ev & out)) for fd, ev in self._poll.poll(timeout * 1000)]
+        both = [*self._read, *self._write]
+        r, w, x = select.select(self._read, self._write, both, timeout)
+        return [(fd, fd in r or fd in x, fd in w) for fd in set(r) | set(w) | set(x)]

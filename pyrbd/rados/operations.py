@@ -1,0 +1,260 @@
+"""Several operations on one object in one request: applied together, in order, or not at
+all (`src/osdc/Objecter.h`, ObjectOperation)."""
+
+from __future__ import annotations
+
+import struct as _struct
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..denc import Encoder
+from ..msgr.osdop import FLAG_EXEC, FLAG_READ, FLAG_WRITE, MAX_OPS, MODE_MASK, MODE_RD, OP_EXTENT, Op, OpFlag
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from ..denc import Buffer
+
+_XATTR = _struct.Struct("<HIIIBB18xI")
+_CLS = _struct.Struct("<HIBBBI21xI")
+_WATCH = _struct.Struct("<HIQQBIIxxxI")
+_MAX_U64 = 0xFFFFFFFFFFFFFFFF
+
+WATCH_OP_UNWATCH = 0
+WATCH_OP_WATCH = 3
+WATCH_OP_RECONNECT = 5
+WATCH_OP_PING = 7
+
+
+class OpOutput(NamedTuple):
+    """What one operation of a request gave: its own return value and its data."""
+
+    rval: int
+    data: bytes
+
+
+class OpReply(NamedTuple):
+    """What a request gave.
+
+    `result` is that of the first operation that failed, or of the last one; `user_version`
+    is the object's version, as librados' `get_last_version` shows it.
+    """
+
+    result: int
+    ops: tuple[OpOutput, ...]
+    user_version: int
+
+
+class ObjectOperation:
+    """A builder: each method adds one operation and gives the builder back.
+
+    Offsets and lengths are in bytes. Data is not copied, so it must not change until the
+    request has been answered. Raises ValueError for what no OSD should ever see
+    (a negative number, a ZERO of no bytes).
+    """
+
+    __slots__ = ("flags", "indata", "ops")
+
+    def __init__(self) -> None:
+        self.ops: list[bytes] = []
+        self.indata: list[Buffer] = []
+        self.flags = 0
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    @property
+    def is_write(self) -> bool:
+        return bool(self.flags & FLAG_WRITE)
+
+    def _mode(self, op: int) -> None:
+        self.flags |= FLAG_READ if op & MODE_MASK == MODE_RD else FLAG_WRITE
+        if len(self.ops) >= MAX_OPS:
+            raise ValueError(f"more than {MAX_OPS} operations in one request")
+
+    def _extent(self, op: int, offset: int, length: int, data: Buffer = b"") -> Self:
+        if offset < 0 or length < 0 or offset + length > _MAX_U64:
+            raise ValueError(f"offset {offset}, length {length} of an operation")
+        self._mode(op)
+        self.ops.append(OP_EXTENT.pack(op, 0, offset, length, 0, 0, len(data)))
+        if len(data):
+            self.indata.append(data)
+        return self
+
+    def _with_payload(self, op: int, payload: Buffer = b"") -> Self:
+        return self._extent(op, 0, 0, payload)
+
+    def set_op_flags(self, flags: int) -> Self:
+        """Adds :class:`~pyrbd.msgr.osdop.OpFlag` bits to the operation added last."""
+        raw = bytearray(self.ops[-1])
+        _struct.pack_into("<I", raw, 2, _struct.unpack_from("<I", raw, 2)[0] | flags)
+        self.ops[-1] = bytes(raw)
+        return self
+
+    # ------------------------------------------------------------ data
+
+    def read(self, offset: int, length: int) -> Self:
+        """Up to `length` bytes; 0 means the whole object."""
+        return self._extent(Op.READ, offset, length)
+
+    def sparse_read(self, offset: int, length: int) -> Self:
+        """map<u64 offset, u64 length> of what is there, and a blob with the data."""
+        return self._extent(Op.SPARSE_READ, offset, length)
+
+    def stat(self) -> Self:
+        """u64 size, utime mtime."""
+        return self._extent(Op.STAT, 0, 0)
+
+    def write(self, offset: int, data: Buffer) -> Self:
+        return self._extent(Op.WRITE, offset, len(data), data)
+
+    def write_full(self, data: Buffer) -> Self:
+        return self._extent(Op.WRITEFULL, 0, len(data), data)
+
+    def append(self, data: Buffer) -> Self:
+        return self._extent(Op.APPEND, 0, len(data), data)
+
+    def truncate(self, size: int) -> Self:
+        return self._extent(Op.TRUNCATE, size, 0)
+
+    def zero(self, offset: int, length: int) -> Self:
+        if length == 0:
+            raise ValueError("a ZERO of no bytes aborts some OSDs")
+        return self._extent(Op.ZERO, offset, length)
+
+    def remove(self) -> Self:
+        return self._extent(Op.DELETE, 0, 0)
+
+    def create(self, exclusive: bool = True) -> Self:
+        self._extent(Op.CREATE, 0, 0)
+        return self.set_op_flags(OpFlag.EXCL) if exclusive else self
+
+    def assert_exists(self) -> Self:
+        """Fails the request with ENOENT unless the object is there."""
+        return self.stat()
+
+    def set_alloc_hint(self, object_size: int, write_size: int, flags: int = 0) -> Self:
+        """Tells the store how the object will be used; never fails the request."""
+        self._mode(Op.SETALLOCHINT)
+        self.ops.append(
+            _struct.pack("<HIQQI8xI", Op.SETALLOCHINT, OpFlag.FAILOK, object_size, write_size, flags, 0)
+        )
+        return self
+
+    # ------------------------------------------------------------ class calls
+
+    def call(self, cls: str, method: str, data: Buffer = b"") -> Self:
+        """Runs a method of an object class in the OSD; whether it writes, the OSD knows."""
+        if not cls or not method or len(cls) > 255 or len(method) > 255:
+            raise ValueError("class and method names have 1 to 255 characters")
+        payload = cls.encode() + method.encode() + bytes(data)
+        # the OSD looks up itself whether the method writes; both flags let it
+        self.flags |= FLAG_READ | FLAG_EXEC
+        self.ops.append(_CLS.pack(Op.CALL, 0, len(cls), len(method), 0, len(data), len(payload)))
+        self.indata.append(payload)
+        return self
+
+    def call_write(self, cls: str, method: str, data: Buffer = b"") -> Self:
+        """As :meth:`call`, for a method that changes the object."""
+        self.call(cls, method, data)
+        self.flags |= FLAG_WRITE
+        return self
+
+    # ------------------------------------------------------------ xattrs
+
+    def _xattr(self, op: int, name: str, value: Buffer = b"") -> Self:
+        raw = name.encode()
+        self._mode(op)
+        self.ops.append(_XATTR.pack(op, 0, len(raw), len(value), 0, 0, len(raw) + len(value)))
+        self.indata.append(raw + bytes(value))
+        return self
+
+    def getxattr(self, name: str) -> Self:
+        return self._xattr(Op.GETXATTR, name)
+
+    def getxattrs(self) -> Self:
+        """map<string, blob>."""
+        return self._with_payload(Op.GETXATTRS)
+
+    def setxattr(self, name: str, value: Buffer) -> Self:
+        return self._xattr(Op.SETXATTR, name, value)
+
+    def rmxattr(self, name: str) -> Self:
+        return self._xattr(Op.RMXATTR, name)
+
+    # ------------------------------------------------------------ omap
+
+    def omap_get_keys(self, start_after: bytes = b"", max_return: int = 1024) -> Self:
+        """set<string> and, since kraken, u8 whether there are more."""
+        e = Encoder()
+        e.blob(start_after)
+        e.u64(max_return)
+        return self._with_payload(Op.OMAPGETKEYS, e.buf)
+
+    def omap_get_vals(self, start_after: bytes = b"", filter_prefix: bytes = b"", max_return: int = 1024) -> Self:
+        """map<string, blob> and, since kraken, u8 whether there are more."""
+        e = Encoder()
+        e.blob(start_after)
+        e.u64(max_return)
+        e.blob(filter_prefix)
+        return self._with_payload(Op.OMAPGETVALS, e.buf)
+
+    def omap_get_vals_by_keys(self, keys: Iterable[bytes]) -> Self:
+        return self._with_payload(Op.OMAPGETVALSBYKEYS, _encode_keys(keys))
+
+    def omap_set(self, values: Mapping[bytes, bytes]) -> Self:
+        e = Encoder()
+        e.u32(len(values))
+        for k in sorted(values):
+            e.blob(k)
+            e.blob(values[k])
+        return self._with_payload(Op.OMAPSETVALS, e.buf)
+
+    def omap_rm_keys(self, keys: Iterable[bytes]) -> Self:
+        return self._with_payload(Op.OMAPRMKEYS, _encode_keys(keys))
+
+    def omap_clear(self) -> Self:
+        return self._with_payload(Op.OMAPCLEAR)
+
+    # ------------------------------------------------------------ watch and notify
+
+    def watch(self, cookie: int, kind: int, gen: int = 0, timeout: int = 0) -> Self:
+        """`kind` is one of ``WATCH_OP_*``; `timeout` in seconds, 0 for the OSD's default."""
+        self._mode(Op.WATCH)
+        self.ops.append(_WATCH.pack(Op.WATCH, 0, cookie, 0, kind, gen, timeout, 0))
+        return self
+
+    def notify_ack(self, notify_id: int, cookie: int, payload: Buffer = b"") -> Self:
+        e = Encoder()
+        e.u64(notify_id)
+        e.u64(cookie)
+        e.blob(payload)
+        return self._with_payload(Op.NOTIFY_ACK, e.buf)
+
+    def notify(self, cookie: int, payload: Buffer, timeout: int) -> Self:
+        """Tells all watchers; `timeout` in seconds."""
+        e = Encoder()
+        e.u32(1)  # protocol version
+        e.u32(timeout)
+        e.blob(payload)
+        self._mode(Op.NOTIFY)
+        self.ops.append(_WATCH.pack(Op.NOTIFY, 0, cookie, 0, 0, 0, 0, len(e.buf)))
+        self.indata.append(e.buf)
+        return self
+
+    def list_watchers(self) -> Self:
+        """obj_list_watch_response_t."""
+        return self._with_payload(Op.LIST_WATCHERS)
+
+    def list_snaps(self) -> Self:
+        """obj_list_snap_response_t; sent with snapid SNAPDIR."""
+        return self._with_payload(Op.LIST_SNAPS)
+
+
+def _encode_keys(keys: Iterable[bytes]) -> bytearray:
+    keys = list(keys)
+    e = Encoder()
+    e.u32(len(keys))
+    for k in keys:
+        e.blob(k)
+    return e.buf

@@ -1,0 +1,384 @@
+"""A socket and the protocol on it: one connection to one daemon, from connect to close.
+
+A session lives once. It goes through CONNECTING, HANDSHAKE and READY to CLOSED, and who
+needs another connection to the same daemon makes another session.
+
+Who may touch what:
+
+* Receiving (the protocol's receive state, the handling of what came, closing) belongs to
+  the *leader*: one waiting caller's thread, or the driver when nobody waits. Leadership
+  is :attr:`Session.leader`, taken under :attr:`Session.mutex`.
+* Sending belongs to who holds :attr:`Session.send_lock`. The queue of requests is
+  appended to under the lock of the owner, which gives the order.
+* Everybody else asks: :meth:`Session.abort` wakes the leader, who then closes.
+
+If anything, KeyboardInterrupt included, breaks into the handling of received bytes, the
+stream's position cannot be trusted any more: the session is closed, and what was in flight is sent again.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct as _struct
+import threading
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import ProtocolError, PyrbdError
+from ..log import Log
+from ..msgr.connection import Connection, KeepaliveAck, Message, Ready
+from .completion import release
+
+if TYPE_CHECKING:
+    from ..denc import Buffer
+
+_log = Log("session")
+
+DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
+WAITALL: int = getattr(socket, "MSG_WAITALL", 0)
+_NOSIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
+_IOV_LIMIT = 64
+_SEND_CHUNK = 4 << 20
+
+TICK = 0.05
+"""Seconds that a leader waits in one receive call before it looks at the clock."""
+
+
+class State(Enum):
+    CONNECTING = "connecting"
+    HANDSHAKE = "handshake"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+class Request(Protocol):
+    """What waits in a session's queue."""
+
+    def encode(self, session: Session) -> list[Buffer] | None:
+        """The frame to send now, or None when it is not to be sent here any more."""
+        ...
+
+
+class Owner(Protocol):
+    """Who made the session and handles what comes from it. All calls come from the leader."""
+
+    def on_ready(self, session: Session, ready: Ready) -> None: ...
+
+    def on_message(self, session: Session, message: Message) -> None: ...
+
+    def on_closed(self, session: Session, error: BaseException) -> None: ...
+
+
+class Host(Protocol):
+    """The driver, as the session sees it."""
+
+    def register(self, session: Session) -> None: ...
+
+    def unregister(self, session: Session) -> None: ...
+
+    def want_write(self, session: Session) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def monotonic(self) -> float: ...
+
+
+class Session:
+    """One connection.
+
+    Args:
+        name: of the peer, as in ``osd.3``.
+        blocking: whether a leader may wait in a receive call (the blocking driver).
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_error",
+        "_owner",
+        "aio",
+        "blocking",
+        "conn",
+        "driver",
+        "followers",
+        "last_heard",
+        "lead_count",
+        "leader",
+        "mutex",
+        "name",
+        "ops",
+        "queue",
+        "seen_count",
+        "send_lock",
+        "sock",
+        "state",
+        "unattended",
+        "watched",
+    )
+
+    def __init__(self, name: str, conn: Connection, owner: Owner, driver: Host, *, blocking: bool) -> None:
+        self.name = name
+        self.conn = conn
+        self.driver = driver
+        self.blocking = blocking and bool(DONTWAIT)
+        self.state = State.CONNECTING
+        self.leader: object | None = None
+        self.mutex = threading.Lock()
+        self.send_lock = threading.Lock()
+        self.followers: deque[Any] = deque()
+        self.queue: deque[Request] = deque()
+        self.ops: dict[int, Any] = {}
+        """In flight here: tid -> operation. Written under the owner's lock."""
+        self.aio: set[int] = set()
+        """The tids among them that no thread waits for."""
+        self.lead_count = 0
+        self.seen_count = -1
+        self.unattended = True
+        self.watched = False
+        self.last_heard = driver.monotonic()
+        self._owner = owner
+        self._backlog: deque[memoryview] = deque()
+        self._error: BaseException | None = None
+        self.sock: socket.socket
+
+    def __repr__(self) -> str:
+        return f"<Session {self.name} at {self.conn.target} {self.state.value}>"
+
+    @property
+    def alive(self) -> bool:
+        return self.state is not State.CLOSED and self._error is None
+
+    @property
+    def backlog(self) -> bool:
+        """True while bytes wait for the socket to take them."""
+        return bool(self._backlog)
+
+    def start(self) -> None:
+        """Begins to connect; a failure comes through the owner's `on_closed`, as any other."""
+        addr = self.conn.target
+        family = socket.AF_INET6 if ":" in addr.host else socket.AF_INET
+        self.sock = sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass
+        result = sock.connect_ex((addr.host, addr.port))
+        if result not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)):
+            self._error = OSError(result, f"connect to {addr}: {errno.errorcode.get(result, result)}")
+        _log.debug("[%s] connecting to %s", self.name, addr)
+        self.driver.register(self)
+
+    # ------------------------------------------------------------ leadership
+
+    def lead(self, who: object) -> bool:
+        """Takes the leadership for `who`, unless somebody has it."""
+        with self.mutex:
+            free = self.leader is None
+            if free:
+                self.leader = who
+        return free
+
+    def unlead(self, who: object) -> None:
+        """Gives it up, and wakes one follower to take over."""
+        if self.leader is not who:
+            return
+        if self._error is not None and self.state is not State.CLOSED:
+            self.close(self._error)
+        self.leader = None
+        while self.followers:
+            try:
+                follower = self.followers.popleft()
+            except IndexError:
+                break
+            if not follower.done and follower.waiter is not None:
+                release(follower.waiter)
+                return
+        if (self.aio and not self.watched) or self._error is not None:
+            self.driver.wake()
+
+    # ------------------------------------------------------------ sending
+
+    def flush(self) -> bool:
+        """Sends what is queued, as far as the socket takes it without waiting.
+
+        Returns whether all of it went out; else the driver or the leader goes on.
+        """
+        try:
+            with self.send_lock:
+                if self.state is State.CLOSED or self.state is State.CONNECTING:
+                    return True
+                self._collect()
+                done = self._write()
+        except OSError as e:
+            self.abort(e)
+            return True
+        except BaseException as e:
+            # a frame may be out by half
+            self.abort(e if isinstance(e, Exception) else ProtocolError("interrupted while sending"))
+            raise
+        if not done:
+            self.driver.want_write(self)
+        return done
+
+    def _collect(self) -> None:
+        backlog = self._backlog
+        for b in self.conn.data_to_send():
+            backlog.append(memoryview(b))
+        if self.state is State.READY:
+            queue = self.queue
+            while queue:
+                try:
+                    request = queue.popleft()
+                except IndexError:
+                    break
+                buffers = request.encode(self)
+                if buffers is not None:
+                    for b in buffers:
+                        backlog.append(memoryview(b))
+
+    def _write(self) -> bool:
+        backlog, sock = self._backlog, self.sock
+        while backlog:
+            try:
+                if len(backlog) == 1 or not hasattr(sock, "sendmsg"):
+                    n = sock.send(backlog[0], DONTWAIT | _NOSIGNAL)
+                else:
+                    iov = []
+                    for i, b in enumerate(backlog):
+                        if i == _IOV_LIMIT:
+                            break
+                        iov.append(b)
+                    n = sock.sendmsg(iov, (), DONTWAIT | _NOSIGNAL)
+            except BlockingIOError:
+                return False
+            while n:
+                first = backlog[0]
+                if n >= len(first):
+                    n -= len(first)
+                    backlog.popleft()
+                else:
+                    backlog[0] = first[n:]
+                    n = 0
+        return True
+
+    # ------------------------------------------------------------ receiving, by the leader
+
+    def pump(self, wait: bool) -> bool:
+        """Receives once and handles what came. The leader's.
+
+        Args:
+            wait: up to :data:`TICK` for something to come.
+        Returns:
+            whether something came; always False once the session is closed.
+        """
+        try:
+            if self._error is not None:
+                self.close(self._error)
+                return False
+            if self.state is State.CLOSED:
+                return False
+            if self.state is State.CONNECTING:
+                return self._pump_connect(wait)
+            if wait and (self._backlog or not self.blocking or self.state is State.HANDSHAKE):
+                readable = self._wait_both()
+                if self._backlog:
+                    self.flush()
+                if not readable:
+                    return False
+                wait = False
+            conn = self.conn
+            if wait:
+                flags = WAITALL if conn.in_bulk else 0
+            else:
+                flags = DONTWAIT
+            try:
+                n = self.sock.recv_into(conn.get_buffer(), 0, flags)
+            except BlockingIOError:
+                return False
+            for event in conn.received(n):
+                kind = type(event)
+                if kind is Message:
+                    self._owner.on_message(self, event)  # type: ignore[arg-type]
+                elif kind is Ready:
+                    self._on_ready(event)  # type: ignore[arg-type]
+                elif kind is KeepaliveAck:
+                    self.last_heard = self.driver.monotonic()
+            if conn._out:
+                self.flush()
+            return True
+        except (OSError, PyrbdError) as e:
+            self.close(self._error or e)
+            return False
+        except BaseException as e:
+            self.close(e if isinstance(e, Exception) else ProtocolError("interrupted while receiving"))
+            raise
+
+    def _on_ready(self, ready: Ready) -> None:
+        _log.debug("[%s] ready", self.name)
+        self.state = State.READY
+        self.last_heard = self.driver.monotonic()
+        if self.blocking:
+            self.sock.setblocking(True)
+            # the kernel keeps the time, so that a receive is one system call
+            tick = _struct.pack("@ll", 0, int(TICK * 1e6))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, tick)
+        self._owner.on_ready(self, ready)
+        self.flush()
+
+    def _pump_connect(self, wait: bool) -> bool:
+        if wait:
+            _select(self.sock, read=False, write=True, timeout=TICK)
+        code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, f"connect to {self.conn.target}: {errno.errorcode.get(code, code)}")
+        try:
+            self.sock.getpeername()
+        except OSError:
+            return False  # not yet
+        self.state = State.HANDSHAKE
+        self.flush()
+        return True
+
+    def _wait_both(self) -> bool:
+        return _select(self.sock, read=True, write=bool(self._backlog), timeout=TICK)
+
+    # ------------------------------------------------------------ the end
+
+    def abort(self, error: BaseException) -> None:
+        """Ends the session from any thread: the leader closes it, or the driver does."""
+        if self._error is None:
+            self._error = error
+        if self.state is not State.CLOSED:
+            try:
+                self.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            self.driver.wake()
+
+    def close(self, error: BaseException) -> None:
+        """Closes and tells the owner. The leader's, or nobody else's business any more."""
+        with self.send_lock:
+            if self.state is State.CLOSED:
+                return
+            self.state = State.CLOSED
+            if self._error is None:
+                self._error = error
+            self._backlog.clear()
+        _log.debug("[%s] closed: %s", self.name, error)
+        self.driver.unregister(self)
+        self.sock.close()
+        self._owner.on_closed(self, error)
+
+
+def _select(sock: socket.socket, *, read: bool, write: bool, timeout: float) -> bool:
+    """Waits for the socket; True when it can be read (or has failed)."""
+    import select
+
+    if hasattr(select, "poll"):
+        p = select.poll()
+        p.register(sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        return any(ev & ~select.POLLOUT for _, ev in p.poll(timeout * 1000))
+    r, _, x = select.select([sock] if read else [], [sock] if write else [], [sock], timeout)
+    return bool(r or x)
