@@ -230,3 +230,35 @@ class MonMap(Struct, version=10, compat=3):
 
     def encode(self, e: Encoder) -> None:
         raise NotImplementedError("a client does not write monitor maps")
+
+
+# ---------------------------------------------------------------- pools
+
+POOL_OP_CREATE = 0x01
+POOL_OP_DELETE = 0x02
+
+
+class MPoolOp(Message, type=49, head=4, oldest=2):
+    """Creates or deletes a pool (and more that is not used here)."""
+
+    version: u64 = 0
+    session_mon: s16 = -1
+    session_mon_tid: u64 = 0
+    fsid: uuid = bytes(16)
+    pool: u32 = 0
+    op: u32 = 0
+    auid: u64 = 0
+    snapid: u64 = 0
+    name: string = ""
+    pad: u8 = 0
+    crush_rule: s16 = -1
+
+
+class MPoolOpReply(Message, type=48):
+    version: u64
+    session_mon: s16
+    session_mon_tid: u64
+    fsid: uuid
+    result: u32
+    epoch: u32
+    has_data: u8 = 0

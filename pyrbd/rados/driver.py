@@ -202,8 +202,6 @@ class ThreadDriver:
             try:
                 self._turn(me)
             except Exception:
-                if self._stopping:
-                    break
                 _log.exception("background thread")
                 time.sleep(TICK)
         self._run_deferred()

@@ -1,0 +1,660 @@
+"""CRUSH: which devices hold an input value (`src/crush/mapper.c`, `src/crush/CrushWrapper.cc`).
+
+Function names are those of `mapper.c`, so that both can be read side by side. Weights are
+16.16 fixed point. Rules of the MSR kind (squid and newer) are not run here; a cluster that
+uses them refuses clients that, like this one, do not announce the feature.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..denc import Decoder
+from ..errors import DecodeError
+from .hash import crush_hash32_2, crush_hash32_3, crush_hash32_4
+
+CRUSH_MAGIC = 0x00010000
+CRUSH_ITEM_UNDEF = 0x7FFFFFFE
+CRUSH_ITEM_NONE = 0x7FFFFFFF
+
+BUCKET_UNIFORM, BUCKET_LIST, BUCKET_TREE, BUCKET_STRAW, BUCKET_STRAW2 = 1, 2, 3, 4, 5
+
+RULE_TAKE = 1
+RULE_CHOOSE_FIRSTN = 2
+RULE_CHOOSE_INDEP = 3
+RULE_EMIT = 4
+RULE_CHOOSELEAF_FIRSTN = 6
+RULE_CHOOSELEAF_INDEP = 7
+RULE_SET_CHOOSE_TRIES = 8
+RULE_SET_CHOOSELEAF_TRIES = 9
+RULE_SET_CHOOSE_LOCAL_TRIES = 10
+RULE_SET_CHOOSE_LOCAL_FALLBACK_TRIES = 11
+RULE_SET_CHOOSELEAF_VARY_R = 12
+RULE_SET_CHOOSELEAF_STABLE = 13
+
+MAX_BUCKETS = 1 << 22
+MAX_DEPTH = 64
+DEFAULT_CHOOSE_ARGS = -1
+
+# 2^48 * log2(1 + i/128) for i = 0..128 and 2^48 * log2(1 + i/2^15) for i = 0..255, 6 bytes
+# each, with the deviations of Ceph's tables: those are part of the format
+_LOG_TABLES = (
+    "000000080L7RuiOv~Z#2xdobu>S&G#e#g3LT?<u(T>T~vpQ4{Q>k#oL-7l&W6UqAaV-"
+    "_<;ZlM?%tF1sn$Qz}95$tjv^RyYU7$H`wE~B|4T=B%yRVMBS^Hc38t@m>@fGY&vsf7+M2VS68m@wh|4!RvP*=bw6o;91Yn{697vS"
+    "gUtlRDI#&KC$h&;)WVct60vZY$(LElg`4Ohmy)$`-Ij95}2V5J_q_@k4A&H<LP(#7z-"
+    "w>=+qPZZt39X;NA;@%Oe=TJPs*09Wpvkv~RRGjukGh+FLY=}O04aafF%0$|93%W*nlTzn+zZe)yj<OrZ<f&D4i&1il6<ze`03gX<"
+    "aA8kOMr^`ccZKbrnWN~5XNRoncsLOy)opsp=QUA1eQ=NyZ$$5yQ%vsxe8!V$0>V5tXYUcHS%e-"
+    "9F{(*t}ljj74)v*RB2!=<Vik%3EDi76928z3sdqx3_fUfk2`Hcy5m>%zsJ~^Qd;*no2EMU@;*84dcz?Jz~uS2Vs<)l^PlbMTb+y8"
+    "l+3jx)iU7djYyvaVFRm1dy9icf8#nkzt+-P3H)1-"
+    "Eu*;1>fM@2Y{fT$cQWpq=j>BKY<B&?yRWoYuPP4J+9zORC*dR&OHMm%x^P_uZ@@_ZGw%CJ+**tTP<*z}pWI&iZ7Sh_Op{_PdK7pT"
+    "d{(7kvT43UYygY&IUK*8CQg$4D(d^cFSr^MY^+HqLM767m?2gq3kZTqvyuVt0iUdsZ9oyG^vg@EeMuFi>I()Lr(z;K*D_t6G<fv%"
+    "X-"
+    "rU0x*IMqRpI1kp=L*_LJa@Yh&r8x}RmZ^HAq}xmKoJ~93^E2i+(BAIiBWh#d0u2}C^x+PVbghKrm`UZv66Hu#1~s4NL@;UlDd>**"
+    "lO40^P?rIpI_og&A%no|tN&TeMDBSt1cArz3UF|tNbwdy<T1$dQxlstM)XHi#;?NlN}Y|PJ@>KO4ivZeGI(ADFZz9bhj*p>5x$FX"
+    "8vR%KWAcsu00000|Nj600000001Bq!0szHMwhRXVXU<UX2>|_w<<SfPoPKn)4**`T{gx5{SQ~+P6#${a{#zITQl)l28vuaA=pY^d"
+    "LmgEEApo+nyX7MQ<bxc@CIIk|cd97>?b*zXECBLe9B(fG7a(R)G5~QMsxvhJ8dvBQH~=QiAow}}u76Y7JpjmVfV@BejGCvOLjVv1"
+    "$$&-xY^da7NdUHr`b10s2C51tPXKZT6$w%R6QCLEQ~>>U7|mAzN{bP%S^y8-"
+    "1d&|;WNh+sU;tn_+Eilz8brJ{W&o&+m>6jQA`@@=YXG0uKiqBrHQEZkaRB`q(4TYw44RLDcK~`<Nn?5dUQ_)<eE`mlt0sT|;|5d+"
+    "g8;I=_UVNHQni!IhydK`Dy@qEWna9GjsOJ{NN|w=(*@2^lmO*7PBWJPQ>n-"
+    "lngBCeJ@%Xcol30Np8!}if3TteYU+5Jr2zYx)_bS`aEUHms{rG;fIhAOX(-"
+    "Jfu>cs@69KdU3dmIAwg6N3kHfhD3~9xryZ}lX^@YCxCJY~E!T`2DLrBE{5wc+^$N)`ddJ4+`f?JL2%>c-"
+    "en#|AuGYO)t(*WJUqmI@9+q<7{*#JcMl~CLOFm#47-vG5TaT4MH>M~aI<N)S$HPq(-"
+    "!T1if>Hv_w;+5?HY{sy5@BnHMc~|oQqMSQ8_5dnt_!#*B8ho$$`v8c~VA}owjAabF0RcQdvYP|}uUS%j2Lb%I>|6=~I$41|4FP{W"
+    "5FQW#<Ybxt5&?eC9N!fIWPO^y7y+$r5}+FaaifHQ9s$N1@n9hV!`D|qBmsZdxFIJ25E~Q%Dgln7Y2qva4{o`_F9E831EVqlchN_K"
+    "H35uihGRGZ|3$w;I|1ot@*_S0Ud$f^K>>JnN902ROJ!-qMgj1cg``OVd=Z?4OaTbbtYl9CsnNGYQUP`uy(Couho-"
+    "y)SOM~Qw&Yp?&XB6aT>&xfn519<G?9UXV*%`WWMpOmaHv5<X#v+986<20y&1~(Z2_v+w&QUDL>_&^bO9WzJ)?I4Nq+c(dI92>tzv"
+    "xv{`Xu$fB{%Ef3Si98H}m{h5<&vNa2V9Qaj<mivd#obD)j^T?PSwkpYWVh+mWe^6d#fmjSBGg&vv#$nyLBoB?BCY~7y$lNHyzq5*"
+    "CaJe;Kg3s;+ar~!cE^jfO{<+n&Wt^rWgmKm`D**M?$vjLUmA=tJ7o7!Htxd8(hmX^E$<DJKKzX4Hf^HjnCWrG<s#Q`?sITOeM*^5"
+    ";2$^mD6Y0=FA^|yGi&;gn|f{)VyZ3u>L)&YhdgiYB2`F(sW+yUPvZwuc6P8nS4;Q?J$L&@X;BikgX=K-~<0Eg-UE5z1i?E#%9r$q"
+    "1pAJuUq^8w1tHUjnmvkvy)_yO~pufO{No^fNI{sGLA5q$vyl>WI}1Og4UTsj8=5@K$^2?A;Yk@pM&e3>HF4+2;;f3Ok)*r+s<6#`"
+    "HpwQ(2%7v(Qd8v>7~b7~y|?oJd9Ap$J*ed{9v6X)T{CIY)8K&UAKPMc>VECQ&5>trti8>KiyG6Ja*fFU&kY0Sa@Hv*&%J1jZ^TY&"
+    "BpJpvyh=`}zCC9jWoLjpDDv{ps}{%d6IM*^5V?h;G_8e9VLP6C<75YJHpWldy~R08gW9E(>1@Yoq?S^`^u?h{=C7H0z`U;=_TMV4"
+    "X$Q!CcsWdid7x4visUM7;9YXYg5_cCn)>sU8faRNJM0XB33u*1a@cLHB-gz<R-VP`$hd;-"
+    "g^fMtFHvqYYXf&wxrMrefsRZ_pbhXP98gd>XrTY&BpjRGGc={1l7f;dH%k^*7-"
+    "y_uE*t9qjXnF7gVxKx}1gAl#yodUHBoDZS`VO?Oyqykk^zrCjd{MuGvsRHj5uRW{+%ANrmuL6QNMV7Jx57;8mwF0voNBXz|6Xz0;"
+    "x&q7rNo~CX_H21dzyhWyq$k4yOpjg~#sc<{=;6o$!aoAP%K~mb7M#uk6OJT#(E`RUEmqV5oggqX*8;F(EfCrQ6!;|V+yV"
+)
+
+
+def _load_tables() -> tuple[list[int], list[int], list[int]]:
+    raw = base64.b85decode(_LOG_TABLES)
+    values = [int.from_bytes(raw[i : i + 6], "little") for i in range(0, len(raw), 6)]
+    reciprocals = [-(-(1 << 55) // (128 + k)) for k in range(129)]
+    return reciprocals, values[:129], values[129:]
+
+
+_RH, _LH, _LL = _load_tables()
+
+
+def crush_ln(xin: int) -> int:
+    """2^44 * log2(xin + 1) for 16-bit values, as Ceph's tables give it."""
+    x = xin + 1
+    iexpon = 15
+    if not x & 0x18000:
+        bits = 16 - x.bit_length()
+        x <<= bits
+        iexpon = 15 - bits
+    index = (x >> 8) - 128
+    low = (x * _RH[index] >> 48) & 0xFF
+    return (iexpon << 44) + ((_LH[index] + _LL[low]) >> 4)
+
+
+class Bucket(NamedTuple):
+    """crush_bucket; `extra` depends on the algorithm: item weights, sums, straws or nodes."""
+
+    id: int
+    type: int
+    alg: int
+    hash: int
+    weight: int
+    items: tuple[int, ...]
+    weights: tuple[int, ...]
+    extra: tuple[int, ...] = ()
+
+
+class Step(NamedTuple):
+    op: int
+    arg1: int
+    arg2: int
+
+
+class Rule(NamedTuple):
+    type: int
+    steps: tuple[Step, ...]
+    min_size: int = 0
+    max_size: int = 0
+
+
+class ChooseArg(NamedTuple):
+    """crush_choose_arg of one bucket: other weights per position, other ids."""
+
+    weight_sets: tuple[tuple[int, ...], ...]
+    ids: tuple[int, ...]
+
+
+class Tunables(NamedTuple):
+    choose_local_tries: int = 2
+    choose_local_fallback_tries: int = 5
+    choose_total_tries: int = 19
+    chooseleaf_descend_once: int = 0
+    chooseleaf_vary_r: int = 0
+    chooseleaf_stable: int = 0
+    straw_calc_version: int = 0
+
+
+class CrushMap:
+    """A decoded CRUSH map."""
+
+    def __init__(self) -> None:
+        self.max_devices = 0
+        self.buckets: dict[int, Bucket] = {}
+        self.rules: dict[int, Rule] = {}
+        self.type_names: dict[int, str] = {}
+        self.names: dict[int, str] = {}
+        self.rule_names: dict[int, str] = {}
+        self.tunables = Tunables()
+        self.classes: dict[int, int] = {}
+        self.class_names: dict[int, str] = {}
+        self.class_buckets: dict[int, dict[int, int]] = {}
+        self.choose_args: dict[int, dict[int, ChooseArg]] = {}
+
+    # ------------------------------------------------------------ decoding
+
+    @classmethod
+    def decode(cls, data: bytes | memoryview) -> CrushMap:
+        """CrushWrapper::decode.
+
+        Raises:
+            DecodeError: truncated, of an unknown kind, or buckets that contain themselves.
+        """
+        d = Decoder(data)
+        m = cls()
+        if d.u32() != CRUSH_MAGIC:
+            raise DecodeError("crush map: bad magic")
+        max_buckets, max_rules, m.max_devices = d.s32(), d.u32(), d.s32()
+        if not 0 <= max_buckets <= min(MAX_BUCKETS, d.remaining // 4) or max_rules > d.remaining // 4:
+            raise DecodeError(f"crush map: {max_buckets} buckets and {max_rules} rules announced")
+        for _ in range(max_buckets):
+            bucket = _decode_bucket(d)
+            if bucket is not None:
+                m.buckets[bucket.id] = bucket
+        for i in range(max_rules):
+            if not d.u32():
+                continue
+            n = d.count(12)
+            d.skip(1)
+            kind, low, high = d.u8(), d.u8(), d.u8()
+            m.rules[i] = Rule(kind, tuple([Step(d.u32(), d.s32(), d.s32()) for _ in range(n)]), low, high)
+        m.type_names = _decode_names(d)
+        m.names = _decode_names(d)
+        m.rule_names = _decode_names(d)
+        m._decode_tail(d)
+        m._check_tree()
+        return m
+
+    def _decode_tail(self, d: Decoder) -> None:
+        """What later releases appended, as far as it is there."""
+        t = Tunables()
+        if d.remaining:
+            t = t._replace(
+                choose_local_tries=d.u32(), choose_local_fallback_tries=d.u32(), choose_total_tries=d.u32()
+            )
+        if d.remaining:
+            t = t._replace(chooseleaf_descend_once=d.u32())
+        if d.remaining:
+            t = t._replace(chooseleaf_vary_r=d.u8())
+        if d.remaining:
+            t = t._replace(straw_calc_version=d.u8())
+        if d.remaining:
+            d.skip(4)  # allowed_bucket_algs
+        if d.remaining:
+            t = t._replace(chooseleaf_stable=d.u8())
+        self.tunables = t
+        if d.remaining:
+            self.classes = {d.s32(): d.s32() for _ in range(d.count(8))}
+            self.class_names = {d.s32(): d.string() for _ in range(d.count(8))}
+            self.class_buckets = {
+                d.s32(): {d.s32(): d.s32() for _ in range(d.count(8))} for _ in range(d.count(8))
+            }
+        if d.remaining:
+            for _ in range(d.count(12)):
+                index = d.s64()
+                args = {}
+                for _ in range(d.count(12)):
+                    bucket_index = d.u32()
+                    sets = tuple([tuple([d.u32() for _ in range(d.count(4))]) for _ in range(d.count(4))])
+                    ids = tuple([d.s32() for _ in range(d.count(4))])
+                    bucket_id = -1 - bucket_index
+                    bucket = self.buckets.get(bucket_id)
+                    if bucket is None:
+                        continue
+                    if (ids and len(ids) != len(bucket.items)) or any(len(w) != len(bucket.items) for w in sets):
+                        raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
+                    args[bucket_id] = ChooseArg(sets, ids)
+                self.choose_args[index] = args
+
+    def _check_tree(self) -> None:
+        """Refuses cycles and absurd depth, so that every descent ends."""
+        done: set[int] = set()
+        for start in self.buckets:
+            if start in done:
+                continue
+            path: list[tuple[int, int]] = [(start, 0)]
+            on_path = {start}
+            while path:
+                node, i = path[-1]
+                items = self.buckets[node].items
+                while i < len(items) and (items[i] >= 0 or items[i] in done or items[i] not in self.buckets):
+                    i += 1
+                if i == len(items):
+                    path.pop()
+                    on_path.discard(node)
+                    done.add(node)
+                    continue
+                child = items[i]
+                if child in on_path or len(path) >= MAX_DEPTH:
+                    raise DecodeError(f"crush map: bucket {child} contains itself, or buckets are nested too deep")
+                path[-1] = (node, i + 1)
+                path.append((child, 0))
+                on_path.add(child)
+
+    # ------------------------------------------------------------ mapping
+
+    def choose_args_for(self, pool: int) -> dict[int, ChooseArg] | None:
+        """choose_args_get_with_fallback."""
+        found = self.choose_args.get(pool)
+        return found if found is not None else self.choose_args.get(DEFAULT_CHOOSE_ARGS)
+
+    def do_rule(
+        self,
+        ruleno: int,
+        x: int,
+        result_max: int,
+        weights: Sequence[int],
+        choose_args: Mapping[int, ChooseArg] | None = None,
+    ) -> list[int]:
+        """crush_do_rule: up to `result_max` devices for input `x`.
+
+        Args:
+            weights: of the devices, 0x10000 = in; those beyond its end are out.
+        """
+        rule = self.rules.get(ruleno)
+        if rule is None:
+            return []
+        t = self.tunables
+        args = choose_args or {}
+        choose_tries = t.choose_total_tries + 1
+        leaf_tries = 0
+        local_retries = t.choose_local_tries
+        fallback_retries = t.choose_local_fallback_tries
+        vary_r = t.chooseleaf_vary_r
+        stable = t.chooseleaf_stable
+        w: list[int] = []
+        result: list[int] = []
+        for op, arg1, arg2 in rule.steps:
+            if op == RULE_TAKE:
+                if 0 <= arg1 < self.max_devices or arg1 in self.buckets:
+                    w = [arg1]
+            elif op == RULE_SET_CHOOSE_TRIES:
+                choose_tries = arg1 if arg1 > 0 else choose_tries
+            elif op == RULE_SET_CHOOSELEAF_TRIES:
+                leaf_tries = arg1 if arg1 > 0 else leaf_tries
+            elif op == RULE_SET_CHOOSE_LOCAL_TRIES:
+                local_retries = arg1 if arg1 >= 0 else local_retries
+            elif op == RULE_SET_CHOOSE_LOCAL_FALLBACK_TRIES:
+                fallback_retries = arg1 if arg1 >= 0 else fallback_retries
+            elif op == RULE_SET_CHOOSELEAF_VARY_R:
+                vary_r = arg1 if arg1 >= 0 else vary_r
+            elif op == RULE_SET_CHOOSELEAF_STABLE:
+                stable = arg1 if arg1 >= 0 else stable
+            elif op in (RULE_CHOOSE_FIRSTN, RULE_CHOOSELEAF_FIRSTN, RULE_CHOOSE_INDEP, RULE_CHOOSELEAF_INDEP):
+                if not w:
+                    continue
+                to_leaf = op in (RULE_CHOOSELEAF_FIRSTN, RULE_CHOOSELEAF_INDEP)
+                firstn = op in (RULE_CHOOSE_FIRSTN, RULE_CHOOSELEAF_FIRSTN)
+                o: list[int] = []
+                for item in w:
+                    numrep = arg1 if arg1 > 0 else arg1 + result_max
+                    bucket = self.buckets.get(item)
+                    room = result_max - len(o)
+                    if numrep <= 0 or bucket is None or room <= 0:
+                        continue
+                    run = _Run(self, weights, x, args, local_retries, fallback_retries, vary_r, stable)
+                    out, out2 = [0] * room, [0] * room
+                    if firstn:
+                        recurse = leaf_tries or (1 if t.chooseleaf_descend_once else choose_tries)
+                        n = run.choose_firstn(
+                            bucket, numrep, arg2, out, 0, room, choose_tries, recurse, to_leaf, out2, 0
+                        )
+                    else:
+                        n = min(numrep, room)
+                        run.choose_indep(
+                            bucket, n, numrep, arg2, out, 0, choose_tries, leaf_tries or 1, to_leaf, out2, 0
+                        )
+                    o += (out2 if to_leaf else out)[:n]
+                w = o
+            elif op == RULE_EMIT:
+                result += w[: result_max - len(result)]
+                w = []
+        return result
+
+
+class _Run:
+    """One evaluation: what stays the same through the recursion."""
+
+    __slots__ = ("args", "fallback_retries", "local_retries", "map", "stable", "vary_r", "weights", "x")
+
+    def __init__(
+        self,
+        crush: CrushMap,
+        weights: Sequence[int],
+        x: int,
+        args: Mapping[int, ChooseArg],
+        local_retries: int,
+        fallback_retries: int,
+        vary_r: int,
+        stable: int,
+    ) -> None:
+        self.map = crush
+        self.weights = weights
+        self.x = x
+        self.args = args
+        self.local_retries = local_retries
+        self.fallback_retries = fallback_retries
+        self.vary_r = vary_r
+        self.stable = stable
+
+    def is_out(self, item: int) -> bool:
+        if item >= len(self.weights):
+            return True
+        weight = self.weights[item]
+        if weight >= 0x10000:
+            return False
+        return weight == 0 or crush_hash32_2(self.x, item) & 0xFFFF >= weight
+
+    def choose_firstn(
+        self,
+        bucket: Bucket,
+        numrep: int,
+        kind: int,
+        out: list[int],
+        outpos: int,
+        count: int,
+        tries: int,
+        recurse_tries: int,
+        to_leaf: bool,
+        out2: list[int] | None,
+        parent_r: int,
+    ) -> int:
+        buckets, max_devices = self.map.buckets, self.map.max_devices
+        rep = 0 if self.stable else outpos
+        while rep < numrep and count > 0:
+            ftotal = 0
+            skip = False
+            item = 0
+            retry_descent = True
+            while retry_descent:
+                retry_descent = False
+                inside = bucket
+                flocal = 0
+                retry_bucket = True
+                while retry_bucket:
+                    retry_bucket = False
+                    collide = reject = False
+                    r = rep + parent_r + ftotal
+                    if not inside.items:
+                        reject = True
+                    else:
+                        if (
+                            self.fallback_retries > 0
+                            and flocal >= len(inside.items) >> 1
+                            and flocal > self.fallback_retries
+                        ):
+                            item = _perm_choose(inside, self.x, r)
+                        else:
+                            item = self.bucket_choose(inside, r, outpos)
+                        if item >= max_devices:
+                            skip = True
+                            break
+                        below = buckets.get(item) if item < 0 else None
+                        itemtype = below.type if below is not None else 0
+                        if item < 0 and below is None:
+                            skip = True
+                            break
+                        if itemtype != kind:
+                            if below is None:
+                                skip = True
+                                break
+                            inside = below
+                            retry_bucket = True
+                            continue
+                        collide = item in out[:outpos]
+                        if not collide and to_leaf:
+                            assert out2 is not None
+                            if below is not None:
+                                sub_r = r >> (self.vary_r - 1) if self.vary_r else 0
+                                got = self.choose_firstn(
+                                    below,
+                                    1 if self.stable else outpos + 1,
+                                    0,
+                                    out2,
+                                    outpos,
+                                    count,
+                                    recurse_tries,
+                                    0,
+                                    False,
+                                    None,
+                                    sub_r,
+                                )
+                                reject = got <= outpos
+                            else:
+                                out2[outpos] = item
+                        if not reject and not collide and itemtype == 0:
+                            reject = self.is_out(item)
+                    if reject or collide:
+                        ftotal += 1
+                        flocal += 1
+                        if collide and flocal <= self.local_retries:
+                            retry_bucket = True
+                        elif self.fallback_retries > 0 and flocal <= len(inside.items) + self.fallback_retries:
+                            retry_bucket = True
+                        elif ftotal < tries:
+                            retry_descent = True
+                        else:
+                            skip = True
+            if not skip:
+                out[outpos] = item
+                outpos += 1
+                count -= 1
+            rep += 1
+        return outpos
+
+    def choose_indep(
+        self,
+        bucket: Bucket,
+        left: int,
+        numrep: int,
+        kind: int,
+        out: list[int],
+        outpos: int,
+        tries: int,
+        recurse_tries: int,
+        to_leaf: bool,
+        out2: list[int] | None,
+        parent_r: int,
+    ) -> None:
+        buckets, max_devices = self.map.buckets, self.map.max_devices
+        endpos = outpos + left
+        for rep in range(outpos, endpos):
+            out[rep] = CRUSH_ITEM_UNDEF
+            if out2 is not None:
+                out2[rep] = CRUSH_ITEM_UNDEF
+        ftotal = 0
+        while left > 0 and ftotal < tries:
+            for rep in range(outpos, endpos):
+                if out[rep] != CRUSH_ITEM_UNDEF:
+                    continue
+                inside = bucket
+                while True:
+                    r = rep + parent_r
+                    if inside.alg == BUCKET_UNIFORM and inside.items and len(inside.items) % numrep == 0:
+                        r += (numrep + 1) * ftotal
+                    else:
+                        r += numrep * ftotal
+                    if not inside.items:
+                        break
+                    item = self.bucket_choose(inside, r, outpos)
+                    below = buckets.get(item) if item < 0 else None
+                    itemtype = below.type if below is not None else 0
+                    unusable = item >= max_devices or (item < 0 and below is None)
+                    if not unusable and itemtype != kind:
+                        if below is not None:
+                            inside = below
+                            continue
+                        unusable = True
+                    if unusable:
+                        out[rep] = CRUSH_ITEM_NONE
+                        if out2 is not None:
+                            out2[rep] = CRUSH_ITEM_NONE
+                        left -= 1
+                        break
+                    if item in out[outpos:endpos]:
+                        break
+                    if to_leaf:
+                        if below is not None:
+                            assert out2 is not None
+                            self.choose_indep(below, 1, numrep, 0, out2, rep, recurse_tries, 0, False, None, r)
+                            if out2[rep] == CRUSH_ITEM_NONE:
+                                break
+                        elif out2 is not None:
+                            out2[rep] = item
+                    if itemtype == 0 and self.is_out(item):
+                        break
+                    out[rep] = item
+                    left -= 1
+                    break
+            ftotal += 1
+        for rep in range(outpos, endpos):
+            if out[rep] == CRUSH_ITEM_UNDEF:
+                out[rep] = CRUSH_ITEM_NONE
+            if out2 is not None and out2[rep] == CRUSH_ITEM_UNDEF:
+                out2[rep] = CRUSH_ITEM_NONE
+
+    def bucket_choose(self, bucket: Bucket, r: int, position: int) -> int:
+        """crush_bucket_choose."""
+        alg = bucket.alg
+        x = self.x
+        if alg == BUCKET_STRAW2:
+            arg = self.args.get(bucket.id)
+            weights = bucket.weights
+            ids = bucket.items
+            if arg is not None:
+                if arg.weight_sets:
+                    weights = arg.weight_sets[min(position, len(arg.weight_sets) - 1)]
+                if arg.ids:
+                    ids = arg.ids
+            return bucket.items[_straw2_choose(ids, weights, x, r)]
+        if alg == BUCKET_UNIFORM:
+            return _perm_choose(bucket, x, r)
+        if alg == BUCKET_LIST:
+            return _list_choose(bucket, x, r)
+        if alg == BUCKET_TREE:
+            return _tree_choose(bucket, x, r)
+        return _straw_choose(bucket, x, r)
+
+
+def _straw2_choose(ids: Sequence[int], weights: Sequence[int], x: int, r: int) -> int:
+    """The index with the longest straw: the smallest -ln(u)/weight."""
+    best = 0
+    shortest = 1 << 64
+    for i, item in enumerate(ids):
+        weight = weights[i]
+        if weight:
+            draw = (0x1000000000000 - crush_ln(crush_hash32_3(x, item, r) & 0xFFFF)) // weight
+            if draw < shortest:
+                best = i
+                shortest = draw
+    return best
+
+
+def _perm_choose(bucket: Bucket, x: int, r: int) -> int:
+    """bucket_perm_choose: the r-th of a pseudo-random permutation of the items."""
+    size = len(bucket.items)
+    pr = r % size
+    perm = list(range(size))
+    for p in range(pr + 1):
+        if p < size - 1:
+            i = crush_hash32_3(x, bucket.id, p) % (size - p)
+            perm[p], perm[p + i] = perm[p + i], perm[p]
+    return bucket.items[perm[pr]]
+
+
+def _list_choose(bucket: Bucket, x: int, r: int) -> int:
+    for i in range(len(bucket.items) - 1, -1, -1):
+        w = crush_hash32_4(x, bucket.items[i], r, bucket.id) & 0xFFFF
+        if (w * bucket.extra[i]) >> 16 < bucket.weights[i]:
+            return bucket.items[i]
+    return bucket.items[0]
+
+
+def _tree_choose(bucket: Bucket, x: int, r: int) -> int:
+    nodes = bucket.extra
+    n = len(nodes) >> 1
+    while not n & 1:
+        w = nodes[n]
+        t = (crush_hash32_4(x, n, r, bucket.id) * w) >> 32
+        half = (n & -n) >> 1
+        left = n - half
+        n = left if t < nodes[left] else n + half
+    return bucket.items[n >> 1]
+
+
+def _straw_choose(bucket: Bucket, x: int, r: int) -> int:
+    best, high = 0, -1
+    for i, item in enumerate(bucket.items):
+        draw = (crush_hash32_3(x, item, r) & 0xFFFF) * bucket.extra[i]
+        if draw > high:
+            best, high = i, draw
+    return bucket.items[best]
+
+
+def _decode_bucket(d: Decoder) -> Bucket | None:
+    alg = d.u32()
+    if not alg:
+        return None
+    if not BUCKET_UNIFORM <= alg <= BUCKET_STRAW2:
+        raise DecodeError(f"crush map: bucket algorithm {alg} is not known")
+    ident, kind, alg2, hash_, weight = d.s32(), d.u16(), d.u8(), d.u8(), d.u32()
+    size = d.count(4)
+    if alg2 != alg or ident >= 0 or hash_ != 0:
+        raise DecodeError(f"crush map: bucket {ident} is not well formed")
+    items = tuple([d.s32() for _ in range(size)])
+    weights: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
+    if alg == BUCKET_UNIFORM:
+        weights = (d.u32(),) * size
+    elif alg == BUCKET_TREE:
+        extra = tuple([d.u32() for _ in range(d.u8())])
+        if size and (not extra or len(extra) & (len(extra) - 1) or size > len(extra) >> 1):
+            raise DecodeError(f"crush map: tree bucket {ident} with {len(extra)} nodes for {size} items")
+    elif alg == BUCKET_STRAW2:
+        weights = tuple([d.u32() for _ in range(size)])
+    else:  # list: weight and sum; straw: weight and straw
+        pairs = [(d.u32(), d.u32()) for _ in range(size)]
+        weights = tuple([p[0] for p in pairs])
+        extra = tuple([p[1] for p in pairs])
+    return Bucket(ident, kind, alg, hash_, weight, items, weights, extra)
+
+
+def _decode_names(d: Decoder) -> dict[int, str]:
+    """decode_32_or_64_string_map: an old bug wrote some keys with 64 bits."""
+    names = {}
+    for _ in range(d.count(8)):
+        key = d.s32()
+        length = d.u32()
+        if length == 0:
+            length = d.u32()
+        names[key] = d.raw(length).decode("utf-8", "surrogateescape")
+    return names

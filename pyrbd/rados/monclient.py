@@ -1,0 +1,470 @@
+"""The monitor client (`src/mon/MonClient.cc`): finds a monitor that answers, logs in,
+keeps the maps coming, runs commands.
+
+Hunting: up to three monitors are tried at a time, the first that lets us in stays. When
+it is lost, or is silent for too long, the hunt begins again with a growing pause, what
+was asked and not answered is asked again, and the subscriptions go on where they were.
+
+All of this runs in the driver (the background thread, or the event loop); callers wait
+for completions.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from threading import RLock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError
+from ..log import Log
+from ..msgr.cephx import CephxMonAuthenticator, CryptoKey, NoneAuthenticator, Ticket
+from ..msgr.connection import Connection
+from ..msgr.messages import (
+    PRIO_DEFAULT,
+    MMonCommand,
+    MMonCommandAck,
+    MMonGetVersion,
+    MMonGetVersionReply,
+    MMonMap,
+    MMonSubscribe,
+    MonMap,
+    MOSDMap,
+    MPoolOp,
+    MPoolOpReply,
+    MStatfs,
+    MStatfsReply,
+    SubscribeItem,
+)
+from ..msgr.messages import Message as MessageFront
+from ..msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MON, EntityAddr, Utime
+from .completion import Completion, Event
+from .exceptions import Error, TimedOut, make_ex
+from .objecter import close_session
+from .session import Session, State
+
+if TYPE_CHECKING:
+    from ..denc import Buffer
+    from ..msgr.connection import Message, Ready
+    from .client import Driver
+
+_log = Log("monclient")
+
+HUNT_PARALLEL = 3
+HUNT_INTERVAL = 3.0
+"""Seconds that a monitor has to let us in before others are tried."""
+HUNT_BACKOFF = 1.5
+HUNT_BACKOFF_MAX = 10.0
+PING_INTERVAL = 10.0
+PING_TIMEOUT = 30.0
+REFUSED_PAUSE = 0.25
+
+
+class CommandReply(NamedTuple):
+    """What a command gave: 0 or a negative errno, its output, and a line for people."""
+
+    result: int
+    output: bytes
+    status: str
+
+
+class _Pending(NamedTuple):
+    """A request that is asked again when the monitor changes."""
+
+    completion: Event[Any]
+    front: MessageFront
+    data: Buffer
+
+
+class _Send(NamedTuple):
+    tid: int
+    front: MessageFront
+    data: Buffer = b""
+
+    def encode(self, session: Session) -> list[Buffer]:
+        f = self.front
+        return session.conn.encode_message(
+            self.tid, f.TYPE, f.VERSION, f.COMPAT, PRIO_DEFAULT, f.to_bytes(), self.data
+        )
+
+
+class MonClient:
+    """One client's relation to the monitors.
+
+    Args:
+        addrs: where monitors may be, from the configuration.
+        entity: the client's name, without ``client.``.
+        key: its secret, or None for `auth_client_required = none`.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        addrs: Sequence[EntityAddr],
+        entity: str,
+        key: CryptoKey | None,
+        *,
+        nonce: int,
+        on_map: Callable[[MOSDMap], None],
+        osdmap_epoch: Callable[[], int],
+    ) -> None:
+        self.driver = driver
+        self.lock = RLock()
+        self.monmap: MonMap | None = None
+        self.global_id = 0
+        self.tickets: dict[int, Ticket] = {}
+        self.own_addr: EntityAddr | None = None
+        self._issued = 0.0
+        self._addrs = list(addrs)
+        self._entity = entity
+        self._key = key
+        self._nonce = nonce
+        self._on_map = on_map
+        self._osdmap_epoch = osdmap_epoch
+        self._session: Session | None = None
+        self._hunting: dict[int, Session] = {}
+        self._queue: list[EntityAddr] = []
+        self._hunt_interval = HUNT_INTERVAL
+        self._hunt_timer: Any = None
+        self._errors: dict[EntityAddr, BaseException] = {}
+        self._connected: Event[None] | None = None
+        self._tids = count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._versions: dict[int, _Pending] = {}
+        self._closed: Error | None = None
+        self._ping_timer: Any = None
+        self._renew_timer: Any = None
+        self._asked_map = 0.0
+
+    # ------------------------------------------------------------ connecting
+
+    def connect(self, deadline: float | None, timeout: float | None) -> Event[None]:
+        """Starts the hunt; done when a monitor has let us in and sent its map.
+
+        The error is TimedOut, or what makes further tries useless: a refused key, or
+        addresses where no monitor of today answers.
+        """
+        event: Event[None] = Event(
+            self.driver, deadline=deadline, on_expire=lambda: self._connect_timeout(timeout or 0.0)
+        )
+        self._connected = event
+        if not self._addrs:
+            event.set_error(make_ex(-errno.ENOENT, "no monitor address is configured; set mon_host in ceph.conf"))
+            return event
+        self.driver.defer(self._hunt)
+        return event
+
+    def _connect_timeout(self, timeout: float) -> Error:
+        return TimedOut(f"no monitor let us in within {timeout:g} s; {self._explain()}", errno.ETIMEDOUT)
+
+    def _explain(self) -> str:
+        seen = {str(a): str(e) for a, e in self._errors.items()}
+        for s in self._hunting.values():
+            seen.setdefault(str(s.conn.target), f"silent at {s.state.value}")
+        for a in self._addrs:
+            seen.setdefault(str(a), "not tried yet")
+        return "; ".join(f"{a}: {e}" for a, e in seen.items())
+
+    def _candidates(self) -> list[EntityAddr]:
+        if self.monmap is not None:
+            known = [m.public_addrs.msgr2 for m in self.monmap.mons.values()]
+            addrs = [a for a in known if a is not None]
+            if addrs:
+                return addrs
+        return list(self._addrs)
+
+    def _hunt(self) -> None:
+        """Starts sessions to the next monitors; goes on until one is ready."""
+        with self.lock:
+            if self._closed is not None or self._session is not None:
+                return
+            if not self._queue:
+                self._queue = self._candidates()
+                random.shuffle(self._queue)
+            while self._queue and len(self._hunting) < HUNT_PARALLEL:
+                self._try(self._queue.pop())
+            if self._hunt_timer is not None:
+                self._hunt_timer.cancel()
+            self._hunt_timer = self.driver.call_later(self._hunt_interval, self._hunt_on)
+
+    def _hunt_on(self) -> None:
+        """Nobody let us in for a while: gives up on them and tries others."""
+        with self.lock:
+            if self._closed is not None or self._session is not None:
+                return
+            stale = list(self._hunting.values())
+            for s in stale:
+                silent = ProtocolError(f"silent for {self._hunt_interval:g} s at {s.conn.state.value}", errno=110)
+                self._errors[s.conn.target] = silent
+            self._hunting.clear()
+            self._hunt_interval = min(self._hunt_interval * HUNT_BACKOFF, HUNT_BACKOFF_MAX)
+        for s in stale:
+            close_session(s, ProtocolError("hunting on"))
+        self._hunt()
+
+    def _try(self, addr: EntityAddr) -> None:
+        try:
+            auth: CephxMonAuthenticator | NoneAuthenticator
+            if self._key is None:
+                auth = NoneAuthenticator(self._entity, self.global_id, mon=True)
+            else:
+                auth = CephxMonAuthenticator(
+                    self._entity, self._key, self.global_id, self.tickets.get(ENTITY_TYPE_AUTH)
+                )
+        except AuthError as e:
+            self._give_up(e)
+            return
+        conn = Connection(ENTITY_TYPE_MON, addr, auth, own_nonce=self._nonce, global_id=self.global_id)
+        session = Session("mon", conn, self, self.driver, blocking=False)
+        self._hunting[id(session)] = session
+        session.start()
+
+    def _give_up(self, error: PyrbdError) -> None:
+        if self._connected is not None and not self._connected.done:
+            text = str(error)
+            ex = make_ex(-error.errno, text)
+            ex.__cause__ = error
+            self._connected.set_error(ex)
+
+    def on_ready(self, session: Session, ready: Ready) -> None:
+        with self.lock:
+            if self._hunting.pop(id(session), None) is None or self._session is not None or self._closed:
+                session.abort(ProtocolError("another monitor was faster"))
+                return
+            self._session = session
+            losers = list(self._hunting.values())
+            self._hunting.clear()
+            self._hunt_interval = HUNT_INTERVAL
+            self._errors.clear()
+            self._queue = []
+            self.global_id = ready.global_id
+            self.own_addr = session.conn.own_addr
+            self.tickets = {**self.tickets, **ready.auth.tickets}
+            self._issued = time.monotonic()
+            _log.info("[mon] in as client.%d at %s", self.global_id, session.conn.target)
+            self._subscribe(session)
+            for tid in sorted(self._pending):
+                p = self._pending[tid]
+                session.queue.append(_Send(tid, p.front, p.data))
+            for p in self._versions.values():
+                session.queue.append(_Send(0, p.front))
+        for s in losers:
+            s.abort(ProtocolError("another monitor was faster"))
+        self._schedule_renewal(ready)
+        if self._ping_timer is None:
+            self._ping_timer = self.driver.call_later(PING_INTERVAL, self._ping)
+
+    def _subscribe(self, session: Session) -> None:
+        what = {
+            "monmap": SubscribeItem(self.monmap.epoch + 1 if self.monmap else 0),
+            "osdmap": SubscribeItem(self._osdmap_epoch() + 1 if self._osdmap_epoch() else 0),
+        }
+        session.queue.append(_Send(0, MMonSubscribe(what)))
+
+    def on_closed(self, session: Session, error: BaseException) -> None:
+        with self.lock:
+            hunted = self._hunting.pop(id(session), None) is not None
+            current = session is self._session
+            if current:
+                self._session = None
+            if self._closed is not None or not (hunted or current):
+                return
+            self._errors[session.conn.target] = error
+            _log.info("[mon] %s: %s", session.conn.target, error)
+            final = isinstance(error, AuthError) or (
+                isinstance(error, ProtocolError) and error.errno not in (errno.ECONNRESET, errno.ETIMEDOUT)
+            )
+            others = bool(self._hunting or self._queue)
+        if isinstance(error, AuthError):
+            self.tickets.pop(ENTITY_TYPE_AUTH, None)  # perhaps it was too old to be renewed
+        if final and not others and self._all_final():
+            assert isinstance(error, PyrbdError)
+            self._give_up(error)
+        if not others:
+            self.driver.call_later(0.0 if current else REFUSED_PAUSE, self._hunt)
+        elif self._queue:
+            self.driver.defer(self._hunt)
+
+    def _all_final(self) -> bool:
+        """Every address was tried, and none failed in a way that may pass."""
+        for addr in self._candidates():
+            e = self._errors.get(addr)
+            if e is None or not isinstance(e, AuthError | ProtocolError):
+                return False
+            if e.errno in (errno.ECONNRESET, errno.ETIMEDOUT):
+                return False
+        return True
+
+    # ------------------------------------------------------------ staying connected
+
+    def _ping(self) -> None:
+        with self.lock:
+            if self._closed is not None:
+                return
+            session = self._session
+            self._ping_timer = self.driver.call_later(PING_INTERVAL, self._ping)
+        if session is None or session.state is not State.READY:
+            return
+        if time.monotonic() - session.last_heard > PING_TIMEOUT:
+            close_session(session, ProtocolError(f"the monitor was silent for {PING_TIMEOUT:g} s", errno=110))
+            return
+        with session.send_lock:
+            session.conn.send_keepalive(Utime.from_float(time.time()))
+        session.flush()
+
+    def _schedule_renewal(self, ready: Ready) -> None:
+        validities = [t.validity for t in ready.auth.tickets.values() if t.service_id != ENTITY_TYPE_AUTH]
+        if self._renew_timer is not None:
+            self._renew_timer.cancel()
+        if validities:
+            self._renew_timer = self.driver.call_later(min(validities) * 0.75, self.renew_tickets)
+
+    def renew_tickets(self) -> None:
+        """Logs in again, with the old ticket as proof of our global id."""
+        with self.lock:
+            session, self._session = self._session, None
+            if self._closed is not None:
+                return
+        if session is not None:
+            close_session(session, ProtocolError("renewing tickets", errno=errno.ECONNRESET))
+        self._hunt()
+
+    # ------------------------------------------------------------ maps
+
+    def want_map(self) -> None:
+        """Asks for osdmaps newer than ours, not more than twice a second."""
+        with self.lock:
+            now = time.monotonic()
+            session = self._session
+            if session is None or now - self._asked_map < 0.5:
+                return
+            self._asked_map = now
+            item = SubscribeItem(self._osdmap_epoch() + 1)
+            session.queue.append(_Send(0, MMonSubscribe({"osdmap": item})))
+        session.flush()
+
+    def newest_epoch(self, what: str = "osdmap", deadline: float | None = None) -> Event[int]:
+        """The epoch of the newest map of that kind that the monitors have."""
+        event: Event[int] = Event(
+            self.driver,
+            deadline=deadline,
+            on_expire=lambda: TimedOut(f"the monitors did not say their {what} version in time", errno.ETIMEDOUT),
+        )
+        handle = next(self._tids)
+        self._ask(self._versions, handle, 0, _Pending(event, MMonGetVersion(handle, what), b""))
+        return event
+
+    # ------------------------------------------------------------ requests
+
+    def command(
+        self, cmd: Sequence[str], inbuf: Buffer = b"", deadline: float | None = None
+    ) -> Completion[CommandReply]:
+        """Runs a command, as JSON text, on whatever monitor we are connected to."""
+        fsid = self.monmap.fsid if self.monmap else bytes(16)
+        return self._request(MMonCommand(fsid=fsid, cmd=tuple(cmd)), "a command", deadline, inbuf)
+
+    def pool_op(self, op: int, name: str, pool: int, deadline: float | None, rule: int = -1) -> Completion[int]:
+        """Creates or deletes a pool; the epoch in which it is done."""
+        fsid = self.monmap.fsid if self.monmap else bytes(16)
+        front = MPoolOp(fsid=fsid, pool=pool, op=op, name=name, crush_rule=rule)
+        return self._request(front, f"the change of pool {name!r}", deadline)
+
+    def statfs(self, deadline: float | None) -> Completion[MStatfsReply]:
+        fsid = self.monmap.fsid if self.monmap else bytes(16)
+        return self._request(MStatfs(fsid=fsid), "the cluster's statistics", deadline)
+
+    def _request(self, front: MessageFront, what: str, deadline: float | None, data: Buffer = b"") -> Event[Any]:
+        tid = next(self._tids)
+
+        def expired() -> Error:
+            self._pending.pop(tid, None)
+            return TimedOut(f"no monitor answered for {what} in time", errno.ETIMEDOUT)
+
+        event: Event[Any] = Event(self.driver, deadline=deadline, on_expire=expired)
+        self._ask(self._pending, tid, tid, _Pending(event, front, data))
+        return event
+
+    def _ask(self, table: dict[int, _Pending], handle: int, tid: int, pending: _Pending) -> None:
+        with self.lock:
+            if self._closed is not None:
+                raise self._closed
+            table[handle] = pending
+            session = self._session
+            if session is not None:
+                session.queue.append(_Send(tid, pending.front, pending.data))
+        if session is not None:
+            session.flush()
+
+    # ------------------------------------------------------------ what monitors say
+
+    def on_message(self, session: Session, message: Message) -> None:
+        if session is not self._session:
+            return
+        session.last_heard = self.driver.monotonic()
+        header = message.header
+        try:
+            front = MessageFront.registry[header.type].decode_front(bytes(message.front), header.version)
+        except KeyError:
+            _log.debug("[mon] message of type %d is not for clients", header.type)
+            return
+        if isinstance(front, MOSDMap):
+            self._on_map(front)
+            self._check_connected()
+        elif isinstance(front, MMonMap):
+            self.monmap = MonMap.from_bytes(front.monmap)
+            self._check_connected()
+        elif isinstance(front, MMonCommandAck):
+            self._answer(header.tid, CommandReply(front.result, message.data or b"", front.status))
+        elif isinstance(front, MMonGetVersionReply):
+            pending = self._versions.pop(front.handle, None)
+            if pending is not None:
+                pending.completion.set_result(front.version)
+        elif isinstance(front, MPoolOpReply):
+            result = front.result - (1 << 32) if front.result >> 31 else front.result
+            if result:
+                self._answer(header.tid, error=make_ex(result, "the monitors refused the change of a pool"))
+            else:
+                self._answer(header.tid, front.epoch)
+        elif isinstance(front, MStatfsReply):
+            self._answer(header.tid, front)
+
+    def _answer(self, tid: int, result: Any = None, error: Error | None = None) -> None:
+        pending = self._pending.pop(tid, None)
+        if pending is None:
+            return
+        if error is not None:
+            pending.completion.set_error(error)
+        else:
+            pending.completion.set_result(result)
+
+    def _check_connected(self) -> None:
+        if self._connected is not None and self.monmap is not None and self._osdmap_epoch():
+            self._connected.set_result(None)
+
+    # ------------------------------------------------------------ the end
+
+    def close(self, error: Error) -> None:
+        """Ends all sessions and fails what is pending with `error`."""
+        with self.lock:
+            self._closed = error
+            sessions = [*self._hunting.values(), *([self._session] if self._session else [])]
+            self._hunting.clear()
+            self._session = None
+            pending = [*self._pending.values(), *self._versions.values()]
+            self._pending.clear()
+            self._versions.clear()
+            timers = [t for t in (self._hunt_timer, self._ping_timer, self._renew_timer) if t is not None]
+        for t in timers:
+            t.cancel()
+        for p in pending:
+            p.completion.set_error(error)
+        if self._connected is not None:
+            self._connected.set_error(error)
+        for s in sessions:
+            close_session(s, error)
+
+
+__all__ = ["CommandReply", "DecodeError", "MonClient"]

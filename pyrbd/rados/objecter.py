@@ -1,0 +1,729 @@
+"""Sends operations to the OSDs that have their objects, again and again until they are
+answered (`src/osdc/Objecter.cc`).
+
+An operation is sent to the primary of its placement group in the newest map we hold. It
+is sent again, with the same tid, when its connection breaks, when the map gives its group
+another primary or splits it, and when the pool says so. By the tid the OSDs recognise a
+write that they have already done. Operations of one object keep the order in which they
+were submitted.
+
+`Objecter.lock` guards the map, the table of sessions, and where each operation is. The
+answer to an operation is handled by the leader of its session without that lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import time
+from collections.abc import Callable, Iterable
+from itertools import count
+from threading import RLock
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import AuthError, DecodeError, ProtocolError
+from ..log import Log
+from ..msgr.messages import (
+    BACKOFF_OP_ACK_BLOCK,
+    BACKOFF_OP_BLOCK,
+    BACKOFF_OP_UNBLOCK,
+    PRIO_DEFAULT,
+    MOSDBackoff,
+    MOSDMap,
+    MWatchNotify,
+)
+from ..msgr.osdop import (
+    FLAG_FULL_FORCE,
+    FLAG_FULL_TRY,
+    FLAG_KNOWN_REDIR,
+    FLAG_READ,
+    FLAG_RETRY,
+    FLAG_SUPPORTSPOOLEIO,
+    FLAG_WRITE,
+    MSG_OSD_OP,
+    MSG_OSD_OPREPLY,
+    NOSNAP,
+    OP_COMPAT,
+    OP_VERSION,
+    Reply,
+    decode_reply,
+    encode_object,
+    encode_request,
+)
+from ..osdmap import Incremental, OSDMap
+from .completion import Completion, Event
+from .exceptions import Error, TimedOut, make_ex
+from .operations import ObjectOperation, OpOutput, OpReply
+
+if TYPE_CHECKING:
+    from ..denc import Buffer
+    from ..msgr.connection import Connection, Message, Ready
+    from .client import Driver
+    from .session import Session
+
+_log = Log("objecter")
+
+RECONNECT_DELAY = 0.1
+RECONNECT_DELAY_MAX = 5.0
+MAX_LOST_REQUESTS = 2
+"""A request that cost so many connections without an answer is sent more slowly: it may be
+what kills the daemon."""
+
+
+class SnapContext(NamedTuple):
+    """What a write must preserve: the newest snapshot id, and all that exist, newest first."""
+
+    seq: int = 0
+    snaps: tuple[int, ...] = ()
+
+
+EMPTY_SNAPC = SnapContext()
+
+
+class Target:
+    """An object, and the place that a map gives it."""
+
+    __slots__ = ("key", "map", "named", "nspace", "oid", "pool", "primary", "raw_hash", "seed", "shard")
+
+    def __init__(self, pool: int, oid: str, nspace: str = "", key: str = "") -> None:
+        self.pool = pool
+        self.oid = oid
+        self.nspace = nspace
+        self.key = key
+        self.named = encode_object(
+            pool,
+            oid.encode("utf-8", "surrogateescape"),
+            nspace.encode("utf-8", "surrogateescape"),
+            key.encode("utf-8", "surrogateescape"),
+        )
+        self.map: OSDMap | None = None  # for which the rest holds
+        self.raw_hash = 0
+        self.seed = 0
+        self.shard = -1
+        self.primary = -1
+
+    def __str__(self) -> str:
+        where = f"{self.pool}:" + (f"{self.nspace}/" if self.nspace else "")
+        return where + self.oid
+
+    def locate(self, osdmap: OSDMap) -> bool:
+        """Finds group and primary in `osdmap`; False if the pool is not there."""
+        pool = osdmap.pools.get(self.pool)
+        if pool is None:
+            return False
+        self.raw_hash = osdmap.object_to_raw_hash(self.pool, self.oid, self.key, self.nspace)
+        self.seed = osdmap.raw_hash_to_pg(self.pool, self.raw_hash).seed
+        self.primary, acting = osdmap.pg_acting_primary(self.pool, self.seed)
+        self.shard = acting.index(self.primary) if pool.is_erasure and self.primary in acting else -1
+        self.map = osdmap
+        return True
+
+
+class Op(Completion[Any]):
+    """One request in flight."""
+
+    __slots__ = (
+        "attempt",
+        "data",
+        "finish",
+        "flags",
+        "force_epoch",
+        "into",
+        "lost",
+        "mtime",
+        "n_ops",
+        "objecter",
+        "ops",
+        "receiving",
+        "sent_primary",
+        "sent_seed",
+        "snapc",
+        "snapid",
+        "target",
+        "tid",
+    )
+
+    def __init__(
+        self,
+        objecter: Objecter,
+        target: Target,
+        ops: bytes,
+        n_ops: int,
+        data: Buffer,
+        flags: int,
+        finish: Callable[[Op, Reply, bytes | None], Any],
+        *,
+        snapid: int = NOSNAP,
+        snapc: SnapContext = EMPTY_SNAPC,
+        into: memoryview | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        super().__init__(objecter.driver)
+        self.objecter = objecter
+        self.target = target
+        self.ops = ops
+        self.n_ops = n_ops
+        self.data = data
+        self.flags = flags
+        self.finish = finish
+        self.snapid = snapid
+        self.snapc = snapc
+        self.into = into
+        self.deadline = deadline
+        self.tid = 0
+        self.attempt = 0
+        self.lost = 0
+        self.receiving = False
+        self.mtime = (0, 0)
+        self.sent_seed = -1
+        self.sent_primary = -1
+        self.force_epoch = 0
+        if flags & FLAG_WRITE:
+            now = time.time_ns()
+            self.mtime = (now // 1_000_000_000, now % 1_000_000_000)
+
+    def __repr__(self) -> str:
+        return f"<Op tid={self.tid} {self.target} attempt={self.attempt}{' done' if self.done else ''}>"
+
+    def encode(self, session: Session) -> list[Buffer] | None:
+        if self.session is not session or self.done:
+            return None  # moved on, or given up, while it waited in the queue
+        target = self.target
+        osdmap = target.map
+        assert osdmap is not None
+        flags = self.flags | FLAG_KNOWN_REDIR | FLAG_SUPPORTSPOOLEIO
+        if self.attempt:
+            flags |= FLAG_RETRY
+        front = encode_request(
+            target.pool,
+            target.seed,
+            target.shard,
+            target.raw_hash,
+            osdmap.epoch,
+            flags,
+            self.mtime,
+            target.named,
+            self.ops,
+            self.n_ops,
+            self.snapid,
+            self.snapc.seq,
+            self.snapc.snaps,
+            self.attempt,
+        )
+        return session.conn.encode_message(
+            self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data
+        )
+
+    def expire(self) -> None:
+        self.objecter.cancel(
+            self,
+            TimedOut(
+                f"no answer for {self.target} in time; {self.objecter.describe(self)}",
+                errno.ETIMEDOUT,
+            ),
+        )
+
+
+class Objecter:
+    """The operations in flight of one client. See the module's text.
+
+    Args:
+        connect: makes a connection to an OSD (ticket and addresses are the client's business).
+        want_map: called when a newer map is needed than the one we have.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        connect: Callable[[int, OSDMap], Connection],
+        want_map: Callable[[], None],
+        auth_failed: Callable[[AuthError], bool],
+        latest_map: Callable[[Callable[[int], None]], None],
+    ) -> None:
+        self.driver = driver
+        self.lock = RLock()
+        self.osdmap: OSDMap | None = None
+        self._connect = connect
+        self._want_map = want_map
+        self._auth_failed = auth_failed
+        self._latest_map = latest_map
+        self._tids = count(1)
+        self._sessions: dict[int, Session] = {}
+        self._osd_of: dict[int, int] = {}
+        self._failures: dict[int, int] = {}
+        self._retry_at: dict[int, float] = {}
+        self._homeless: dict[int, Op] = {}
+        self._map_waiters: list[tuple[int, Event[int]]] = []
+        self._backoffs: dict[int, dict[tuple[int, int], MOSDBackoff]] = {}
+        self._watchers: dict[int, Callable[[MWatchNotify], None]] = {}
+        self.on_rehomed: Callable[[], None] | None = None
+        self.on_notify: Callable[[MWatchNotify], None] | None = None
+        self._closed: Error | None = None
+        self._requested_map = 0
+
+    # ------------------------------------------------------------ submitting
+
+    def submit(self, op: Op, *, background: bool = False) -> Op:
+        """Sends `op`, now if it can be sent. `background`: no thread is going to wait for it."""
+        with self.lock:
+            if self._closed is not None:
+                raise self._closed
+            op.tid = next(self._tids)
+            session = self._place(op)
+        if session is not None:
+            if background:
+                session.aio.add(op.tid)
+                if not session.watched:
+                    self.driver.wake()
+            session.flush()
+        return op
+
+    def operation(
+        self,
+        target: Target,
+        operation: ObjectOperation,
+        *,
+        snapid: int = NOSNAP,
+        snapc: SnapContext = EMPTY_SNAPC,
+        flags: int = 0,
+        deadline: float | None = None,
+    ) -> Op:
+        """An Op for a built operation; its result is an :class:`OpReply`."""
+        if not operation.ops:
+            raise ValueError("a request without an operation")
+        data: Buffer = operation.indata[0] if len(operation.indata) == 1 else b"".join(map(bytes, operation.indata))
+        return Op(
+            self,
+            target,
+            b"".join(operation.ops),
+            len(operation.ops),
+            data,
+            operation.flags | flags,
+            _finish_operation,
+            snapid=snapid,
+            snapc=snapc,
+            deadline=deadline,
+        )
+
+    def _place(self, op: Op) -> Session | None:
+        """Gives `op` to the session of its primary, or makes it wait. Under the lock."""
+        osdmap = self.osdmap
+        target = op.target
+        if osdmap is None:
+            self._homeless[op.tid] = op
+            return None
+        if target.map is not osdmap and not target.locate(osdmap):
+            self._homeless[op.tid] = op
+            self._check_pool(op)
+            return None
+        if target.primary < 0 or self._paused(op, osdmap) or self._backed_off(op):
+            self._homeless[op.tid] = op
+            op.session = None
+            if target.primary < 0:
+                self._want_map()
+            return None
+        session = self._sessions.get(target.primary)
+        if session is None:
+            session = self._open(target.primary, osdmap)
+            if session is None:
+                self._homeless[op.tid] = op
+                op.session = None
+                return None
+        op.sent_seed = target.seed
+        op.sent_primary = target.primary
+        op.session = session
+        session.ops[op.tid] = op
+        session.queue.append(op)
+        return session
+
+    @staticmethod
+    def _paused(op: Op, osdmap: OSDMap) -> bool:
+        """Whether the cluster's flags say to wait (Objecter::target_should_be_paused)."""
+        flags = osdmap.flags
+        if not flags & OSDMap.PAUSE_MASK and not osdmap.any_pool_full:
+            return False
+        if op.flags & FLAG_READ and flags & OSDMap.PAUSERD:
+            return True
+        if not op.flags & FLAG_WRITE:
+            return False
+        if flags & OSDMap.PAUSEWR:
+            return True
+        if op.flags & (FLAG_FULL_TRY | FLAG_FULL_FORCE):
+            return False
+        return bool(flags & OSDMap.FULL) or osdmap.pools[op.target.pool].is_full
+
+    def _check_pool(self, op: Op) -> None:
+        """The pool is not in our map: it does not exist if it is not in the newest either."""
+
+        def newest(epoch: int) -> None:
+            with self.lock:
+                if op.done or op.tid not in self._homeless:
+                    return
+                osdmap = self.osdmap
+                if osdmap is not None and osdmap.epoch >= epoch and op.target.pool not in osdmap.pools:
+                    del self._homeless[op.tid]
+                else:
+                    return
+            op.set_error(make_ex(-errno.ENOENT, f"pool {op.target.pool} does not exist"))
+
+        self._latest_map(newest)
+
+    # ------------------------------------------------------------ sessions
+
+    def _open(self, osd: int, osdmap: OSDMap) -> Session | None:
+        """A new connection to an OSD, or None while it should be let alone for a moment."""
+        from .session import Session
+
+        wait = self._retry_at.get(osd, 0.0) - time.monotonic()
+        if wait > 0:
+            self.driver.call_later(wait, self._rehome)
+            return None
+        try:
+            conn = self._connect(osd, osdmap)
+        except (ProtocolError, AuthError) as e:
+            _log.warning("osd.%d: %s", osd, e)
+            self._failed(osd)
+            self._want_map()
+            return None
+        session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
+        self._sessions[osd] = session
+        self._osd_of[id(session)] = osd
+        session.start()
+        return session
+
+    def _failed(self, osd: int) -> None:
+        n = self._failures[osd] = self._failures.get(osd, 0) + 1
+        delay = min(RECONNECT_DELAY * 2 ** (n - 1), RECONNECT_DELAY_MAX) * random.uniform(0.5, 1.0)
+        self._retry_at[osd] = time.monotonic() + delay
+        self.driver.call_later(delay, self._rehome)
+
+    def on_ready(self, session: Session, ready: Ready) -> None:
+        with self.lock:
+            osd = self._osd_of.get(id(session))
+            if osd is not None:
+                self._failures.pop(osd, None)
+                self._retry_at.pop(osd, None)
+
+    def on_closed(self, session: Session, error: BaseException) -> None:
+        with self.lock:
+            osd = self._osd_of.pop(id(session), None)
+            if osd is None:
+                return
+            self._backoffs.pop(id(session), None)
+            if self._sessions.get(osd) is session:
+                del self._sessions[osd]
+            ops = [op for op in session.ops.values() if op.session is session]
+            session.ops.clear()
+            was_ready = bool(session.conn.features)
+        if self._closed is None:
+            _log.info("osd.%d: connection lost: %s", osd, error)
+        if isinstance(error, AuthError) and not self._auth_failed(error):
+            for op in ops:
+                op.set_error(make_ex(-error.errno, str(error)))
+            return
+        with self.lock:
+            if not was_ready or any(op.lost >= MAX_LOST_REQUESTS for op in ops):
+                self._failed(osd)
+        for op in ops:
+            op.lost += was_ready
+            if op.lost == MAX_LOST_REQUESTS:
+                _log.warning("%r: osd.%d closed the connection %d times without an answer", op, osd, op.lost)
+        self._want_map()
+        self._resend(ops)
+        if self.on_rehomed is not None:
+            self.driver.defer(self.on_rehomed)
+
+    def _resend(self, ops: Iterable[Op]) -> None:
+        touched: dict[int, Session] = {}
+        with self.lock:
+            for op in sorted(ops, key=lambda o: o.tid):
+                if op.done:
+                    op.run_callbacks()
+                    continue
+                old = op.session
+                background = old is not None and op.tid in old.aio
+                op.attempt += 1
+                op.receiving = False
+                op.session = None
+                session = self._place(op)
+                if session is not None:
+                    touched[id(session)] = session
+                    if background:
+                        session.aio.add(op.tid)
+        for session in touched.values():
+            session.flush()
+        if touched:
+            self.driver.wake()
+
+    def _rehome(self) -> None:
+        """Tries again what could not be sent."""
+        touched: dict[int, Session] = {}
+        with self.lock:
+            waiting = sorted(self._homeless.values(), key=lambda o: o.tid)
+            self._homeless.clear()
+            for op in waiting:
+                if op.done:
+                    continue
+                session = self._place(op)
+                if session is not None:
+                    touched[id(session)] = session
+                    session.aio.add(op.tid)  # whoever waits for it may be asleep
+        for session in touched.values():
+            session.flush()
+        if touched:
+            self.driver.wake()
+
+    # ------------------------------------------------------------ what OSDs say
+
+    def on_message(self, session: Session, message: Message) -> None:
+        header = message.header
+        if header.type == MSG_OSD_OPREPLY:
+            self._on_reply(session, message)
+        elif header.type == MOSDMap.TYPE:
+            self.driver.defer(self.handle_map, MOSDMap.decode_front(bytes(message.front), header.version))
+        elif header.type == MOSDBackoff.TYPE:
+            backoff = MOSDBackoff.decode_front(message.front, header.version)
+            self.driver.defer(self._on_backoff, session, backoff)
+        elif header.type == MWatchNotify.TYPE:
+            notify = MWatchNotify.decode_front(message.front, header.version)
+            if self.on_notify is not None:
+                self.driver.defer(self.on_notify, notify)
+        else:
+            _log.debug("[%s] message of type %d is not for clients", session.name, header.type)
+
+    def sink(self, session_ops: dict[int, Op], tid: int, length: int) -> memoryview | None:
+        """Where the data of a reply goes, for a read into the caller's buffer."""
+        op = session_ops.get(tid)
+        # only the first attempt: a later one could run beside what is left of the first
+        if op is None or op.into is None or op.attempt or length > len(op.into):
+            return None
+        op.receiving = True
+        return op.into[:length]
+
+    def _on_reply(self, session: Session, message: Message) -> None:
+        op: Op | None = session.ops.get(message.header.tid)
+        if op is None:
+            return
+        reply = decode_reply(message.front, message.header.version)
+        if reply.attempt >= 0 and reply.attempt != op.attempt:
+            return  # of an earlier attempt
+        if reply.result == -errno.EAGAIN and not op.n_ops == 0:
+            with self.lock:
+                session.ops.pop(op.tid, None)
+            self.driver.defer(self._resend, [op])
+            return
+        try:
+            if reply.redirected:
+                op.set_error(make_ex(-errno.EOPNOTSUPP, f"{op.target} was redirected to another object"))
+            else:
+                op.set_result(op.finish(op, reply, message.data))
+        except Error as e:
+            op.set_error(e)
+        except DecodeError as e:
+            op.set_error(make_ex(-errno.EBADMSG, str(e)))
+        session.ops.pop(op.tid, None)
+        session.aio.discard(op.tid)
+
+    def _on_backoff(self, session: Session, message: MOSDBackoff) -> None:
+        """The OSD cannot take requests for a group now (doc/dev/osd_internals/backoff.rst)."""
+        key = (message.pgid.pgid.pool, message.pgid.pgid.seed)
+        if message.op == BACKOFF_OP_BLOCK:
+            with self.lock:
+                self._backoffs.setdefault(id(session), {})[key] = message
+                held = [op for op in session.ops.values() if (op.target.pool, op.target.seed) == key]
+                for op in held:
+                    session.ops.pop(op.tid, None)
+                    op.session = None
+                    op.attempt += 1
+                    self._homeless[op.tid] = op
+                session.queue.append(_BackoffAck(message, self.osdmap.epoch if self.osdmap else 0))
+            session.flush()
+        elif message.op == BACKOFF_OP_UNBLOCK:
+            with self.lock:
+                self._backoffs.get(id(session), {}).pop(key, None)
+            self._rehome()
+
+    def _backed_off(self, op: Op) -> bool:
+        if not self._backoffs:
+            return False
+        session = self._sessions.get(op.target.primary)
+        return (
+            session is not None
+            and (op.target.pool, op.target.seed) in self._backoffs.get(id(session), {})
+        )
+
+    # ------------------------------------------------------------ maps
+
+    def handle_map(self, message: MOSDMap) -> None:
+        """Goes through the epochs of a message, and sends again what has a new place."""
+        with self.lock:
+            if self._closed is not None:
+                return
+            moved: list[Op] = []
+            first = self.osdmap is None
+            for epoch in sorted({*message.incremental_maps, *message.maps}):
+                current = self.osdmap
+                if current is not None and epoch <= current.epoch:
+                    continue
+                try:
+                    if current is not None and epoch == current.epoch + 1 and epoch in message.incremental_maps:
+                        new = current.apply(Incremental.decode(message.incremental_maps[epoch]))
+                        skipped = False
+                    elif epoch in message.maps:
+                        new = OSDMap.decode_full(message.maps[epoch])
+                        skipped = current is not None and epoch != current.epoch + 1
+                    else:
+                        continue
+                except DecodeError as e:
+                    _log.warning("osdmap %d cannot be decoded: %s", epoch, e)
+                    break
+                self.osdmap = new
+                moved += self._scan(new, skipped)
+            osdmap = self.osdmap
+            if osdmap is None:
+                return
+            _log.debug("osdmap %d", osdmap.epoch)
+            ready = [e for epoch, e in self._map_waiters if epoch <= osdmap.epoch]
+            self._map_waiters = [(epoch, e) for epoch, e in self._map_waiters if epoch > osdmap.epoch]
+            self._close_stale(osdmap)
+            changed = bool(self._homeless)
+        self._resend(moved)
+        if changed or first:
+            self._rehome()
+        for event in ready:
+            event.set_result(osdmap.epoch)
+        if message.newest_map > osdmap.epoch:
+            self._want_map()
+        if self.on_rehomed is not None:
+            self.on_rehomed()
+
+    def _scan(self, osdmap: OSDMap, skipped: bool) -> list[Op]:
+        """Takes from their sessions the operations that must be sent again in `osdmap`."""
+        moved = []
+        for session in list(self._sessions.values()):
+            for op in list(session.ops.values()):
+                if op.done:
+                    continue
+                if not self._must_resend(op, osdmap, skipped):
+                    continue
+                if op.receiving and session.leader is not None:
+                    # its answer is just being received into the caller's buffer: let it end first
+                    session.abort(ProtocolError("the map moved an operation whose answer was coming in"))
+                    continue
+                session.ops.pop(op.tid, None)
+                moved.append(op)
+        return moved
+
+    @staticmethod
+    def _must_resend(op: Op, osdmap: OSDMap, skipped: bool) -> bool:
+        """Objecter::_calc_target: another group, another primary, or the pool's wish."""
+        target = op.target
+        if target.map is not osdmap and not target.locate(osdmap):
+            return True
+        pool = osdmap.pools[target.pool]
+        if pool.last_force_op_resend == osdmap.epoch and op.force_epoch < osdmap.epoch:
+            op.force_epoch = osdmap.epoch
+            return True
+        if skipped and op.flags & FLAG_WRITE:
+            return True
+        return target.seed != op.sent_seed or target.primary != op.sent_primary
+
+    def _close_stale(self, osdmap: OSDMap) -> None:
+        """Connections to OSDs that are down or have come back elsewhere."""
+        for osd, session in list(self._sessions.items()):
+            addr = osdmap.osd_addrs(osd).msgr2 if osdmap.is_up(osd) else None
+            if addr != session.conn.target:
+                session.abort(ProtocolError(f"osd.{osd} is not at {session.conn.target} in epoch {osdmap.epoch}"))
+
+    def wait_for_map(self, epoch: int, deadline: float | None = None) -> Event[int]:
+        """Done when we hold `epoch` or a newer one."""
+        event: Event[int] = Event(
+            self.driver,
+            deadline=deadline,
+            on_expire=lambda: TimedOut(f"no osdmap of epoch {epoch} in time", errno.ETIMEDOUT),
+        )
+        with self.lock:
+            if self._closed is not None:
+                event.set_error(self._closed)
+            elif self.osdmap is not None and self.osdmap.epoch >= epoch:
+                event.set_result(self.osdmap.epoch)
+            else:
+                self._map_waiters.append((epoch, event))
+        return event
+
+    # ------------------------------------------------------------ giving up
+
+    def cancel(self, op: Op, error: Error) -> None:
+        """Takes `op` out; a write may have happened all the same."""
+        with self.lock:
+            session = op.session
+            if session is not None:
+                session.ops.pop(op.tid, None)
+                session.aio.discard(op.tid)
+                if op.receiving and not op.done:
+                    session.abort(ProtocolError("gave up an operation whose answer was coming in"))
+            self._homeless.pop(op.tid, None)
+        op.set_error(error)
+
+    def describe(self, op: Op) -> str:
+        """Where `op` is stuck, for an error message."""
+        osdmap = self.osdmap
+        if osdmap is None:
+            return "there is no osdmap yet"
+        where = f"epoch {osdmap.epoch}"
+        if op.target.pool not in osdmap.pools:
+            return f"pool {op.target.pool} is not in {where}"
+        if self._paused(op, osdmap):
+            return f"the cluster or pool is full or paused in {where}"
+        if op.target.primary < 0:
+            return f"placement group {op.target.pool}.{op.target.seed:x} has no OSD in {where}"
+        session = op.session
+        state = session.state.value if session is not None else "not connected"
+        return f"osd.{op.target.primary} ({state}, {where}) did not answer"
+
+    def close(self, error: Error) -> None:
+        """Fails everything that is in flight; later submits raise `error`."""
+        with self.lock:
+            self._closed = error
+            sessions = list(self._sessions.values())
+            ops = [*self._homeless.values(), *(op for s in sessions for op in s.ops.values())]
+            waiters = [e for _, e in self._map_waiters]
+            self._homeless.clear()
+            self._map_waiters.clear()
+            self._sessions.clear()
+            self._osd_of.clear()
+        for c in (*ops, *waiters):
+            c.set_error(error)
+        for s in sessions:
+            close_session(s, error)
+
+
+def close_session(session: Session, error: BaseException) -> None:
+    """Closes a session from outside: at once if nobody leads it, else by its leader."""
+    me = object()
+    session.abort(error)
+    if session.lead(me):
+        session.unlead(me)  # closes, as there is an error
+
+
+class _BackoffAck(NamedTuple):
+    message: MOSDBackoff
+    epoch: int
+
+    def encode(self, session: Session) -> list[Buffer]:
+        ack = self.message.replace(op=BACKOFF_OP_ACK_BLOCK, map_epoch=self.epoch)
+        return session.conn.encode_message(0, ack.TYPE, ack.VERSION, ack.COMPAT, PRIO_DEFAULT, ack.to_bytes())
+
+
+def _finish_operation(op: Op, reply: Reply, data: bytes | None) -> OpReply:
+    outputs = []
+    at = 0
+    data = data or b""
+    for r in reply.ops:
+        outputs.append(OpOutput(r.rval, data[at : at + r.length] if r.length else b""))
+        at += r.length
+    if at > len(data):
+        raise DecodeError(f"the OSD announced {at} bytes and sent {len(data)}")
+    if reply.result < 0:
+        raise make_ex(reply.result, f"error on {op.target}")
+    return OpReply(reply.result, tuple(outputs), reply.user_version)
