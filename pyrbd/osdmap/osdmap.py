@@ -213,6 +213,12 @@ class OSDMap:
     pg_upmap: Mapping[PgId, tuple[int, ...]]
     pg_upmap_items: Mapping[PgId, tuple[tuple[int, int], ...]]
     pg_upmap_primaries: Mapping[PgId, int]
+    pool_ids: dict[str, int]
+    any_pool_full: bool
+    _addrs: tuple[EntityAddrVec, ...]
+    _crush_raw: bytes
+    _crush: CrushMap | None
+    _acting: dict[tuple[int, int], tuple[int, tuple[int, ...]]]
 
     def __repr__(self) -> str:
         return f"<OSDMap epoch={self.epoch} osds={self.max_osd} pools={len(self.pools)}>"
@@ -259,7 +265,7 @@ class OSDMap:
         return m
 
     def _finish(self) -> None:
-        self._acting: dict[tuple[int, int], tuple[int, tuple[int, ...]]] = {}
+        self._acting = {}
         self.any_pool_full = any(p.is_full for p in self.pools.values())
         self.pool_ids = {name: i for i, name in self.pool_names.items()}
 
@@ -332,7 +338,7 @@ class OSDMap:
     def crush(self) -> CrushMap:
         """The CRUSH map; decoded when first used. Raises DecodeError if it is damaged."""
         if self._crush is None:
-            self._crush: CrushMap | None = CrushMap.decode(self._crush_raw)
+            self._crush = CrushMap.decode(self._crush_raw)
         return self._crush
 
     def exists(self, osd: int) -> bool:
@@ -347,8 +353,6 @@ class OSDMap:
 
     def lookup_pool(self, name: str) -> int | None:
         return self.pool_ids.get(name)
-
-    pool_ids: dict[str, int]
 
     # ------------------------------------------------------------ placement
 

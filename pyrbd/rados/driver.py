@@ -138,9 +138,6 @@ class ThreadDriver:
     def register(self, session: Session) -> None:
         with self._lock:
             self._sessions[id(session)] = session
-            if self._thread is None and not self._stopping:
-                self._thread = threading.Thread(target=self._background, name="pyrbd", daemon=True)
-                self._thread.start()
         self.wake()
 
     def unregister(self, session: Session) -> None:
@@ -165,12 +162,20 @@ class ThreadDriver:
 
     def wake(self) -> None:
         """Makes the background thread look again at what there is to do."""
+        if self._thread is None:
+            self._start()
         if not self._woken:
             self._woken = True
             try:
                 self._tx.send(b"\0")
             except OSError:
                 pass
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._stopping:
+                self._thread = threading.Thread(target=self._background, name="pyrbd", daemon=True)
+                self._thread.start()
 
     # ------------------------------------------------------------ the background thread
 

@@ -58,6 +58,7 @@ from .operations import ObjectOperation, OpOutput, OpReply
 if TYPE_CHECKING:
     from ..denc import Buffer
     from ..msgr.connection import Connection, Message, Ready
+    from ..msgr.frames import Sink
     from .client import Driver
     from .session import Session
 
@@ -235,7 +236,7 @@ class Objecter:
     def __init__(
         self,
         driver: Driver,
-        connect: Callable[[int, OSDMap], Connection],
+        connect: Callable[[int, OSDMap, Sink], Connection],
         want_map: Callable[[], None],
         auth_failed: Callable[[AuthError], bool],
         latest_map: Callable[[Callable[[int], None]], None],
@@ -378,14 +379,16 @@ class Objecter:
         if wait > 0:
             self.driver.call_later(wait, self._rehome)
             return None
+        ops: dict[int, Op] = {}
         try:
-            conn = self._connect(osd, osdmap)
+            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops.get(tid), length))
         except (ProtocolError, AuthError) as e:
             _log.warning("osd.%d: %s", osd, e)
             self._failed(osd)
             self._want_map()
             return None
         session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
+        session.ops = ops
         self._sessions[osd] = session
         self._osd_of[id(session)] = osd
         session.start()
@@ -490,15 +493,6 @@ class Objecter:
                 self.driver.defer(self.on_notify, notify)
         else:
             _log.debug("[%s] message of type %d is not for clients", session.name, header.type)
-
-    def sink(self, session_ops: dict[int, Op], tid: int, length: int) -> memoryview | None:
-        """Where the data of a reply goes, for a read into the caller's buffer."""
-        op = session_ops.get(tid)
-        # only the first attempt: a later one could run beside what is left of the first
-        if op is None or op.into is None or op.attempt or length > len(op.into):
-            return None
-        op.receiving = True
-        return op.into[:length]
 
     def _on_reply(self, session: Session, message: Message) -> None:
         op: Op | None = session.ops.get(message.header.tid)
@@ -713,6 +707,15 @@ class _BackoffAck(NamedTuple):
     def encode(self, session: Session) -> list[Buffer]:
         ack = self.message.replace(op=BACKOFF_OP_ACK_BLOCK, map_epoch=self.epoch)
         return session.conn.encode_message(0, ack.TYPE, ack.VERSION, ack.COMPAT, PRIO_DEFAULT, ack.to_bytes())
+
+
+def _sink(op: Op | None, length: int) -> memoryview | None:
+    """Where the data of a reply goes, for a read into the caller's buffer."""
+    # only the first attempt: a later one could run beside what is left of the first
+    if op is None or op.into is None or op.attempt or length > len(op.into):
+        return None
+    op.receiving = True
+    return op.into[:length]
 
 
 def _finish_operation(op: Op, reply: Reply, data: bytes | None) -> OpReply:

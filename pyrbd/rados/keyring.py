@@ -1,0 +1,87 @@
+"""The client's key: from the options `key` and `keyfile`, or a keyring file
+(`src/auth/KeyRing.cc`). No message of this module contains a secret."""
+
+from __future__ import annotations
+
+import errno
+
+from ..errors import AuthError, ConfigError
+from ..msgr.cephx import CryptoKey
+from .config import Config, parse_conf, split_list
+
+MAX_SIZE = 1 << 20
+
+
+def _read(path: str, what: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as f:
+            text = f.read(MAX_SIZE + 1)
+    except OSError as e:
+        hint = "is it readable for this user?" if e.errno == errno.EACCES else ""
+        raise ConfigError(
+            f"cannot read the {what} {path}: {e.strerror}", errno=e.errno or errno.EIO, hint=hint
+        ) from None
+    if len(text) > MAX_SIZE:
+        raise ConfigError(f"the {what} {path} is larger than {MAX_SIZE} bytes")
+    return text
+
+
+def parse_keyring(text: str, where: str = "keyring") -> dict[str, str]:
+    """{entity: key in base64} of a keyring file's text.
+
+    Raises:
+        ConfigError: EINVAL with the line's number.
+    """
+    keys = {}
+    for entity, values in parse_conf(text, where).items():
+        if "key" in values:
+            keys[entity] = values["key"]
+    return keys
+
+
+def find_key(config: Config) -> CryptoKey:
+    """The key of the configuration's entity.
+
+    Raises:
+        ConfigError: ENOENT when no keyring is there, EACCES when it cannot be read,
+            EINVAL when it cannot be parsed, ENOENT when it has no key for the entity.
+        AuthError: EINVAL when what is there is not a key.
+    """
+    text = config.get("key")
+    if text:
+        return CryptoKey.from_base64(text)
+    keyfile = config.get("keyfile")
+    if keyfile:
+        return _parse_key(_read(keyfile, "keyfile").strip(), keyfile)
+    paths = split_list(config.get("keyring") or "")
+    seen: list[str] = []
+    for path in paths:
+        try:
+            text = _read(path, "keyring")
+        except ConfigError as e:
+            if e.errno in (errno.ENOENT, errno.ENOTDIR):
+                continue
+            raise
+        keys = parse_keyring(text, path)
+        if config.name in keys:
+            return _parse_key(keys[config.name], path)
+        seen.append(path)
+        break  # Ceph uses the first keyring that exists, and no other
+    if seen:
+        raise ConfigError(
+            f"the keyring {seen[0]} has no key for {config.name}",
+            errno=errno.ENOENT,
+            hint=f"add it: ceph auth get {config.name}",
+        )
+    raise ConfigError(
+        f"no keyring for {config.name}: looked for {', '.join(paths) or 'none'}",
+        errno=errno.ENOENT,
+        hint="set keyring in ceph.conf, or CEPH_KEYRING",
+    )
+
+
+def _parse_key(text: str, path: str) -> CryptoKey:
+    try:
+        return CryptoKey.from_base64(text)
+    except AuthError as e:
+        raise AuthError(f"{path}: {e}", errno=errno.EINVAL) from None
