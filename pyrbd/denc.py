@@ -427,10 +427,9 @@ class Struct:
     ) -> None:
         super().__init_subclass__(**kwargs)
         annotations = {
-            k: v for k, v in cls.__dict__.get("__annotations__", {}).items() if not k.startswith("_")
-        } or {k: v for k, v in getattr(cls, "__annotations__", {}).items() if not k.startswith("_")}
-        annotations = {
-            k: v for k, v in annotations.items() if getattr(v, "__origin__", None) is not ClassVar and k[:5] != "wire_"
+            k: v
+            for k, v in getattr(cls, "__annotations__", {}).items()
+            if not k.startswith(("_", "wire_")) and getattr(v, "__origin__", None) is not ClassVar
         }
         cls._names = tuple(annotations)
         cls._defaults = {k: cls.__dict__[k] for k in annotations if k in cls.__dict__}

@@ -198,9 +198,7 @@ class CrushMap:
         """What later releases appended, as far as it is there."""
         t = Tunables()
         if d.remaining:
-            t = t._replace(
-                choose_local_tries=d.u32(), choose_local_fallback_tries=d.u32(), choose_total_tries=d.u32()
-            )
+            t = t._replace(choose_local_tries=d.u32(), choose_local_fallback_tries=d.u32(), choose_total_tries=d.u32())
         if d.remaining:
             t = t._replace(chooseleaf_descend_once=d.u32())
         if d.remaining:
@@ -215,9 +213,7 @@ class CrushMap:
         if d.remaining:
             self.classes = {d.s32(): d.s32() for _ in range(d.count(8))}
             self.class_names = {d.s32(): d.string() for _ in range(d.count(8))}
-            self.class_buckets = {
-                d.s32(): {d.s32(): d.s32() for _ in range(d.count(8))} for _ in range(d.count(8))
-            }
+            self.class_buckets = {d.s32(): {d.s32(): d.s32() for _ in range(d.count(8))} for _ in range(d.count(8))}
         if d.remaining:
             for _ in range(d.count(12)):
                 index = d.s64()
@@ -456,9 +452,9 @@ class _Run:
                     if reject or collide:
                         ftotal += 1
                         flocal += 1
-                        if collide and flocal <= self.local_retries:
-                            retry_bucket = True
-                        elif self.fallback_retries > 0 and flocal <= len(inside.items) + self.fallback_retries:
+                        if (collide and flocal <= self.local_retries) or (
+                            self.fallback_retries > 0 and flocal <= len(inside.items) + self.fallback_retries
+                        ):
                             retry_bucket = True
                         elif ftotal < tries:
                             retry_descent = True

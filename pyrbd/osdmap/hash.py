@@ -25,9 +25,8 @@ def _mix(a: int, b: int, c: int) -> tuple[int, int, int]:
 def crush_hash32(a: int) -> int:
     a &= _M
     h = _SEED ^ a
-    b, _x, h = _mix(a, _X, h)
-    _y, _a, h = _mix(_Y, a, h)
-    return h
+    _b, _x, h = _mix(a, _X, h)
+    return _mix(_Y, a, h)[2]
 
 
 def crush_hash32_2(a: int, b: int) -> int:
@@ -35,9 +34,8 @@ def crush_hash32_2(a: int, b: int) -> int:
     b &= _M
     h = _SEED ^ a ^ b
     a, b, h = _mix(a, b, h)
-    x, a, h = _mix(_X, a, h)
-    b, _y, h = _mix(b, _Y, h)
-    return h
+    _x, a, h = _mix(_X, a, h)
+    return _mix(b, _Y, h)[2]
 
 
 def crush_hash32_3(a: int, b: int, c: int) -> int:

@@ -33,9 +33,7 @@ _profiles = MapOf(string, MapOf(string, string))
 
 
 def _decode_upmap_items(d: Decoder) -> dict[PgId, tuple[tuple[int, int], ...]]:
-    return {
-        PgId.decode(d): tuple([(d.s32(), d.s32()) for _ in range(d.count(8))]) for _ in range(d.count(21))
-    }
+    return {PgId.decode(d): tuple([(d.s32(), d.s32()) for _ in range(d.count(8))]) for _ in range(d.count(21))}
 
 
 def _client_section(data: bytes | memoryview, what: str, newest: int) -> tuple[int, Decoder]:
@@ -384,9 +382,7 @@ class OSDMap:
         pi = self.pools[pool]
         pg = PgId(pool, seed)
         pps = pi.raw_pg_to_pps(pool, seed)
-        raw = self.crush.do_rule(
-            pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool)
-        )
+        raw = self.crush.do_rule(pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool))
         if pi.can_shift_osds:
             raw = [o for o in raw if self.exists(o)]
         else:
@@ -438,9 +434,7 @@ class OSDMap:
             raw[0], raw[i] = raw[i], raw[0]
         return raw
 
-    def _apply_primary_affinity(
-        self, seed: int, pool: PgPool, osds: list[int], primary: int
-    ) -> tuple[list[int], int]:
+    def _apply_primary_affinity(self, seed: int, pool: PgPool, osds: list[int], primary: int) -> tuple[list[int], int]:
         affinity = self.primary_affinity
         if not affinity or all(o == CRUSH_ITEM_NONE or affinity[o] == DEFAULT_PRIMARY_AFFINITY for o in osds):
             return osds, primary
@@ -479,5 +473,3 @@ def _changed(old: Mapping[Any, Any], new: Mapping[Any, Any], gone: Any) -> Mappi
     for k in gone:
         merged.pop(k, None)
     return merged
-
-

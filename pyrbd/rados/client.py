@@ -20,7 +20,7 @@ from ..errors import AuthError, ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.cephx import Authenticator, CephxAuthorizer, NoneAuthenticator
 from ..msgr.connection import Connection
-from ..msgr.messages import MOSDMap
+from ..msgr.messages import MStatfsReply
 from ..msgr.types import ENTITY_TYPE_OSD, EntityAddrVec
 from ..osdmap import OSDMap
 from .completion import Completion
@@ -303,6 +303,10 @@ class Client:
         if found is None:
             raise ObjectNotFound(f"error opening pool '{name}'", errno.ENOENT)
         return found
+
+    async def statfs(self) -> MStatfsReply:
+        """The cluster's usage, in KiB."""
+        return await self._mon().statfs(self._mon_deadline(None))
 
     async def pool_op(self, op: int, name: str, pool: int = 0, rule: int = -1) -> None:
         """Creates or deletes a pool, and waits until our map shows it."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..denc import Decoder
 from ..errors import DecodeError
-from ..msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, OP_EXTENT, SNAPDIR, Op as OpCode, Reply
+from ..msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, OP_EXTENT, SNAPDIR, Reply
+from ..msgr.osdop import Op as OpCode
 from .completion import Completion
 from .exceptions import Error, make_ex
 from .objecter import EMPTY_SNAPC, Op, SnapContext, Target
@@ -211,4 +212,3 @@ def _finish_read(op: Op, reply: Reply, data: bytes | None) -> bytes | int:
 def _finish_write(op: Op, reply: Reply, data: bytes | None) -> None:
     if reply.result < 0:
         raise make_ex(reply.result, f"write to {op.target}")
-

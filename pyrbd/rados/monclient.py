@@ -86,9 +86,7 @@ class _Send(NamedTuple):
 
     def encode(self, session: Session) -> list[Buffer]:
         f = self.front
-        return session.conn.encode_message(
-            self.tid, f.TYPE, f.VERSION, f.COMPAT, PRIO_DEFAULT, f.to_bytes(), self.data
-        )
+        return session.conn.encode_message(self.tid, f.TYPE, f.VERSION, f.COMPAT, PRIO_DEFAULT, f.to_bytes(), self.data)
 
 
 class MonClient:

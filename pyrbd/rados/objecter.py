@@ -211,9 +211,7 @@ class Op(Completion[Any]):
             self.snapc.snaps,
             self.attempt,
         )
-        return session.conn.encode_message(
-            self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data
-        )
+        return session.conn.encode_message(self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data)
 
     def expire(self) -> None:
         self.objecter.cancel(
@@ -489,6 +487,8 @@ class Objecter:
             self.driver.defer(self._on_backoff, session, backoff)
         elif header.type == MWatchNotify.TYPE:
             notify = MWatchNotify.decode_front(message.front, header.version)
+            if message.data:  # the acknowledgements, at the end of a notification of ours
+                notify = notify.replace(payload=message.data)
             if self.on_notify is not None:
                 self.driver.defer(self.on_notify, notify)
         else:
@@ -501,10 +501,14 @@ class Objecter:
         reply = decode_reply(message.front, message.header.version)
         if reply.attempt >= 0 and reply.attempt != op.attempt:
             return  # of an earlier attempt
-        if reply.result == -errno.EAGAIN and not op.n_ops == 0:
+        if reply.result == -errno.EAGAIN:
             with self.lock:
                 session.ops.pop(op.tid, None)
-            self.driver.defer(self._resend, [op])
+                session.aio.discard(op.tid)
+                op.session = None
+                op.tid = next(self._tids)  # as a new request, or the same answer would be repeated
+                self._homeless[op.tid] = op
+            self.driver.call_later(RECONNECT_DELAY, self._rehome)
             return
         try:
             if reply.redirected:
@@ -541,10 +545,7 @@ class Objecter:
         if not self._backoffs:
             return False
         session = self._sessions.get(op.target.primary)
-        return (
-            session is not None
-            and (op.target.pool, op.target.seed) in self._backoffs.get(id(session), {})
-        )
+        return session is not None and (op.target.pool, op.target.seed) in self._backoffs.get(id(session), {})
 
     # ------------------------------------------------------------ maps
 

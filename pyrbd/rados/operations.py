@@ -136,9 +136,7 @@ class ObjectOperation:
     def set_alloc_hint(self, object_size: int, write_size: int, flags: int = 0) -> Self:
         """Tells the store how the object will be used; never fails the request."""
         self._mode(Op.SETALLOCHINT)
-        self.ops.append(
-            _struct.pack("<HIQQI8xI", Op.SETALLOCHINT, OpFlag.FAILOK, object_size, write_size, flags, 0)
-        )
+        self.ops.append(_struct.pack("<HIQQI8xI", Op.SETALLOCHINT, OpFlag.FAILOK, object_size, write_size, flags, 0))
         return self
 
     # ------------------------------------------------------------ class calls

@@ -133,7 +133,7 @@ class Session:
         self.aio: set[int] = set()
         """The tids among them that no thread waits for."""
         self.lead_count = 0
-        self.seen_count = -1
+        self.seen_count = 0
         self.unattended = True
         self.watched = False
         self.last_heard = driver.monotonic()
