@@ -25,7 +25,9 @@ class BytesBuffer:
             new.argtypes = (ctypes.c_void_p, ctypes.c_ssize_t)
             obj: bytes = new(None, size)
             start = id(obj) + bytes.__basicsize__ - 1
-            self.view = memoryview((ctypes.c_char * size).from_address(start)).cast("B")
+            array = (ctypes.c_char * size).from_address(start)
+            array.owner = obj  # type: ignore[attr-defined] # a view that is left over keeps the memory
+            self.view = memoryview(array).cast("B")
             self._obj: bytes | bytearray = obj
         else:
             self._obj = bytearray(size)

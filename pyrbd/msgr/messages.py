@@ -236,6 +236,8 @@ class MonMap(Struct, version=10, compat=3):
 
 POOL_OP_CREATE = 0x01
 POOL_OP_DELETE = 0x02
+POOL_OP_CREATE_UNMANAGED_SNAP = 0x21
+POOL_OP_DELETE_UNMANAGED_SNAP = 0x22
 
 
 class MPoolOp(Message, type=49, head=4, oldest=2):
@@ -261,4 +263,18 @@ class MPoolOpReply(Message, type=48):
     fsid: uuid
     result: u32
     epoch: u32
-    has_data: u8 = 0
+    data: bytes = b""
+
+    @classmethod
+    def decode_front(cls, front: Buffer, version: int) -> "MPoolOpReply":
+        d = Decoder(front)
+        version_, session_mon, tid = d.u64(), d.u16(), d.u64()
+        fs, result, epoch = d.raw(16), d.u32(), d.u32()
+        return cls(version_, session_mon, tid, fs, result, epoch, d.blob() if d.remaining and d.u8() else b"")
+
+    @classmethod
+    def decode(cls, d: Decoder) -> "MPoolOpReply":
+        return cls.decode_front(d.buf[d.pos : d.end], 1)
+
+    def encode(self, e: Encoder) -> None:
+        raise NotImplementedError("a client does not send this")

@@ -20,7 +20,7 @@ from ..errors import AuthError, ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.cephx import Authenticator, CephxAuthorizer, NoneAuthenticator
 from ..msgr.connection import Connection
-from ..msgr.messages import MStatfsReply
+from ..msgr.messages import POOL_OP_CREATE_UNMANAGED_SNAP, POOL_OP_DELETE_UNMANAGED_SNAP, MStatfsReply
 from ..msgr.types import ENTITY_TYPE_OSD, EntityAddrVec
 from ..osdmap import OSDMap
 from .completion import Completion
@@ -308,14 +308,26 @@ class Client:
         """The cluster's usage, in KiB."""
         return await self._mon().statfs(self._mon_deadline(None))
 
-    async def pool_op(self, op: int, name: str, pool: int = 0, rule: int = -1) -> None:
-        """Creates or deletes a pool, and waits until our map shows it."""
+    async def pool_op(self, op: int, name: str, pool: int = 0, rule: int = -1, snapid: int = 0) -> bytes:
+        """Creates or deletes a pool, or a self-managed snapshot id in one, and waits until
+        our map shows it. Returns the monitor's data."""
         mon = self._mon()
-        epoch = await mon.pool_op(op, name, pool, self._mon_deadline(None), rule)
-        event = self.objecter.wait_for_map(epoch, self._mon_deadline(None))
+        reply = await mon.pool_op(op, name, pool, self._mon_deadline(None), rule, snapid)
+        event = self.objecter.wait_for_map(reply.epoch, self._mon_deadline(None))
         if not event.done:
             mon.want_map()
         await event
+        return reply.data
+
+    async def create_selfmanaged_snap(self, pool: int) -> int:
+        """A new snapshot id of a pool."""
+        from ..denc import Decoder
+
+        return Decoder(await self.pool_op(POOL_OP_CREATE_UNMANAGED_SNAP, "", pool)).u64()
+
+    async def remove_selfmanaged_snap(self, pool: int, snapid: int) -> None:
+        """Gives a snapshot id back; the OSDs remove what only it kept."""
+        await self.pool_op(POOL_OP_DELETE_UNMANAGED_SNAP, "", pool, snapid=snapid)
 
 
 def _after_fork() -> None:

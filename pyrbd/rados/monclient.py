@@ -364,10 +364,12 @@ class MonClient:
         fsid = self.monmap.fsid if self.monmap else bytes(16)
         return self._request(MMonCommand(fsid=fsid, cmd=tuple(cmd)), "a command", deadline, inbuf)
 
-    def pool_op(self, op: int, name: str, pool: int, deadline: float | None, rule: int = -1) -> Completion[int]:
-        """Creates or deletes a pool; the epoch in which it is done."""
+    def pool_op(
+        self, op: int, name: str, pool: int, deadline: float | None, rule: int = -1, snapid: int = 0
+    ) -> Completion[MPoolOpReply]:
+        """Creates or deletes a pool or a snapshot id of it; says in which epoch it is done."""
         fsid = self.monmap.fsid if self.monmap else bytes(16)
-        front = MPoolOp(fsid=fsid, pool=pool, op=op, name=name, crush_rule=rule)
+        front = MPoolOp(fsid=fsid, pool=pool, op=op, name=name, crush_rule=rule, snapid=snapid)
         return self._request(front, f"the change of pool {name!r}", deadline)
 
     def statfs(self, deadline: float | None) -> Completion[MStatfsReply]:
@@ -425,7 +427,7 @@ class MonClient:
             if result:
                 self._answer(header.tid, error=make_ex(result, "the monitors refused the change of a pool"))
             else:
-                self._answer(header.tid, front.epoch)
+                self._answer(header.tid, front)
         elif isinstance(front, MStatfsReply):
             self._answer(header.tid, front)
 

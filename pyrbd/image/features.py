@@ -1,0 +1,90 @@
+"""Features of images (`src/include/rbd/features.h`) and what pyrbd makes of them."""
+
+from __future__ import annotations
+
+import errno
+
+from .errors import FunctionNotSupported, InvalidArgument
+
+LAYERING = 1 << 0
+STRIPINGV2 = 1 << 1
+EXCLUSIVE_LOCK = 1 << 2
+OBJECT_MAP = 1 << 3
+FAST_DIFF = 1 << 4
+DEEP_FLATTEN = 1 << 5
+JOURNALING = 1 << 6
+DATA_POOL = 1 << 7
+OPERATIONS = 1 << 8
+MIGRATING = 1 << 9
+NON_PRIMARY = 1 << 10
+DIRTY_CACHE = 1 << 11
+
+NAMES: dict[int, str] = {
+    LAYERING: "layering",
+    STRIPINGV2: "striping",
+    EXCLUSIVE_LOCK: "exclusive-lock",
+    OBJECT_MAP: "object-map",
+    FAST_DIFF: "fast-diff",
+    DEEP_FLATTEN: "deep-flatten",
+    JOURNALING: "journaling",
+    DATA_POOL: "data-pool",
+    OPERATIONS: "operations",
+    MIGRATING: "migrating",
+    NON_PRIMARY: "non-primary",
+    DIRTY_CACHE: "dirty-cache",
+}
+
+ALL = sum(NAMES)
+IMPLICIT_ENABLE = STRIPINGV2 | DATA_POOL | FAST_DIFF | OPERATIONS | MIGRATING | NON_PRIMARY | DIRTY_CACHE
+"""Bits that librbd sets by itself; ignored in what a caller asks for."""
+
+CREATABLE = LAYERING | STRIPINGV2 | DATA_POOL
+"""What an image that pyrbd makes may have."""
+WRITABLE = LAYERING | STRIPINGV2 | DATA_POOL | DEEP_FLATTEN | OPERATIONS
+"""What an image may have that pyrbd writes to."""
+READABLE = ALL & ~(MIGRATING | DIRTY_CACHE)
+"""What an image may have that pyrbd reads: the others keep data elsewhere."""
+
+
+def names(features: int) -> str:
+    """``layering, exclusive-lock``; bits without a name as ``bit N``."""
+    found = [name for bit, name in NAMES.items() if features & bit]
+    found += [f"bit {i}" for i in range(64) if features >> i & 1 and 1 << i not in NAMES]
+    return ", ".join(found)
+
+
+def features_to_string(features: int) -> str:
+    """Names joined by commas, as librbd has them; InvalidArgument for unknown bits."""
+    if features & ~ALL or features < 0:
+        raise InvalidArgument(f"features {features:#x} are not all known", errno.EINVAL)
+    return ",".join(name for bit, name in NAMES.items() if features & bit)
+
+
+def features_from_string(text: str) -> int:
+    """The bits of names joined by commas, or of a number."""
+    text = text.strip()
+    if text.isdigit():
+        return int(text)
+    by_name = {name: bit for bit, name in NAMES.items()} | {"stripingv2": STRIPINGV2}
+    bits = 0
+    for word in text.split(","):
+        if word.strip() and word.strip() not in by_name:
+            raise InvalidArgument(f"there is no feature {word.strip()!r}", errno.EINVAL)
+        bits |= by_name.get(word.strip(), 0)
+    return bits
+
+
+def check_readable(features: int, image: str) -> None:
+    """Refuses, by name, images whose data we could misread."""
+    bad = features & ~READABLE
+    if bad:
+        raise FunctionNotSupported(f"image {image} has features that pyrbd does not handle: {names(bad)}", errno.ENOSYS)
+
+
+def check_writable(features: int, image: str) -> None:
+    """Refuses, by name, images that must not be changed without what we do not have."""
+    bad = features & ~WRITABLE
+    if bad:
+        raise FunctionNotSupported(
+            f"image {image} can only be read: pyrbd does not yet handle for writing: {names(bad)}", errno.ENOSYS
+        )
