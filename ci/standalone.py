@@ -1,0 +1,34 @@
+"""Uses an installed pyrbd and proves that no library of Ceph was loaded for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pyrbd
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def main() -> None:
+    assert not Path(pyrbd.__file__).is_relative_to(ROOT), "this must be the installed package"
+    pyrbd.install_as_ceph()
+    import rados
+    import rbd
+
+    data = os.urandom(5 << 20)
+    with rados.Rados(conffile=sys.argv[1]) as cluster, cluster.open_ioctx("rbd") as ioctx:
+        rbd.RBD().create(ioctx, "standalone", 1 << 30)
+        with rbd.Image(ioctx, "standalone") as image:
+            image.write(data, 12345)
+            assert image.read(12345, len(data)) == data
+        rbd.RBD().remove(ioctx, "standalone")
+    maps = Path("/proc/self/maps").read_text()
+    for library in ("librados", "librbd", "libceph"):
+        assert library not in maps, f"{library} is loaded"
+    print(f"pyrbd {pyrbd.__version__} wrote and read an image; no library of Ceph is loaded")
+
+
+if __name__ == "__main__":
+    main()
