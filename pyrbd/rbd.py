@@ -257,68 +257,13 @@ class ImageIterator:
             yield {"id": image_id, "name": name}
 
 
-class Image:
-    """An open image; a context manager.
+class ImageProperties:
+    """What an open image says of itself, the same for both front doors."""
 
-    Args:
-        ioctx: the pool.
-        name: of the image; or `image_id`.
-        snapshot: name or id of a snapshot to read.
-        read_only: writes then raise ReadOnlyImage, and nobody sees that we have it open.
-    Raises:
-        ImageNotFound: no such image or snapshot.
-        FunctionNotSupported: an image that pyrbd cannot read; the message names the feature.
-            Images that it can only read open as well, and refuse a write by the feature's name.
-
-    Offsets and lengths are in bytes. Calls on a closed image raise InvalidArgument.
-    """
-
-    def __init__(
-        self,
-        ioctx: Ioctx,
-        name: str | None = None,
-        snapshot: str | int | None = None,
-        read_only: bool = False,
-        image_id: str | None = None,
-    ) -> None:
-        self.closed = True
-        io = _ioctx(ioctx)
-        if name is None and image_id is None:
-            raise InvalidArgument("only one of name or image_id must be given", errno.EINVAL)
-        if name is not None and image_id is not None:
-            raise InvalidArgument("only need to specify image name or image id", errno.EINVAL)
-        self._client = io._client
-        self.ioctx = ioctx
-        self._read_only = read_only
-        wanted = snapshot if snapshot is None or isinstance(snapshot, int) else _text(snapshot, "snapshot")
-        text = _text(name if name is not None else image_id, "name")
-        coro = _Core.open(
-            io._io,
-            text if name is not None else None,
-            image_id=text if name is None else None,
-            snapshot=wanted,
-            read_only=read_only,
-        )
-        self._core: _Core = _call(self._client, coro, f"error opening image {text} at snapshot {snapshot}")
-        self.name = self._core.name
-        self.closed = False
-
-    def __repr__(self) -> str:
-        return f"<pyrbd.rbd.Image {getattr(self, 'name', '?')!r}{' closed' if self.closed else ''}>"
-
-    def __enter__(self) -> Image:
-        return self
-
-    def __exit__(self, *args: object) -> Literal[False]:
-        self.close()
-        return False
-
-    def __del__(self) -> None:
-        if not self.closed and not self._client.closed and not self._client.forked:
-            try:
-                self.close()
-            except Exception:
-                pass
+    closed: bool
+    name: str
+    _client: Client
+    _core: _Core
 
     def _open(self) -> _Core:
         if self.closed:
@@ -329,113 +274,9 @@ class Image:
         """Raises InvalidArgument on a closed image."""
         self._open()
 
-    def _run(self, coro: Coroutine[Any, Any, T], what: str) -> T:
-        return _call(self._client, coro, f"error {what} image {self.name}")
-
     def _current(self, what: str) -> _Core:
-        """The image below, with a header that is not known to be stale."""
-        core = self._open()
-        if core.stale:
-            self._run(core.refresh(), what)
-        return core
-
-    def close(self) -> None:
-        """Closes the image; further calls do nothing."""
-        if not self.closed:
-            self.closed = True
-            if not self._client.closed:
-                self._run(self._core.close(), "closing")
-
-    # ------------------------------------------------------------ data
-
-    def read(self, offset: int, length: int, fadvise_flags: int = 0) -> bytes:
-        """Reads `length` bytes, fewer only where the image ends. What was never written is
-        zero. Raises InvalidArgument for an offset beyond the end."""
-        core = self._core
-        if not self.closed and not core.stale and type(offset) is int and type(length) is int and offset >= 0:
-            layout = core.layout
-            inside = offset & (1 << layout.order) - 1
-            end = inside + length
-            # the straight path: one object, nothing to clip
-            if length > 0 and end <= 1 << layout.order and layout.stripe_count == 1 and offset + length <= core.size:
-                object_no = offset >> layout.order
-                client = self._client
-                try:
-                    data: bytes = client.wait(
-                        core.submit_read_one(object_no, inside, length, fadvise_flags & _FADVISE_MASK)
-                    )
-                except _rados.ObjectNotFound:
-                    return self._run(core.missing(object_no, inside, length), "reading from")
-                except _rados.Error as e:
-                    raise _wrap(e, f"error reading from image {self.name}") from e
-                return data if len(data) == length else data + bytes(length - len(data))
-        core = self._open()
-        at, n = _number(offset, "offset"), _number(length, "length")
-        return self._run(core.read(at, n, fadvise_flags & _FADVISE_MASK), "reading from")
-
-    def read_into(self, offset: int, buffer: Any, fadvise_flags: int = 0) -> int:
-        """Reads into a writable buffer, without a copy; returns the number of bytes.
-
-        (Not part of Ceph's binding.)
-        """
-        core = self._open()
-        view = memoryview(buffer)
-        if view.readonly:
-            raise TypeError("buffer must be writable")
-        at = _number(offset, "offset")
-        return self._run(core.read_into(at, view.cast("B"), fadvise_flags & _FADVISE_MASK), "reading from")
-
-    def write(self, data: Any, offset: int, fadvise_flags: int = 0) -> int:
-        """Writes bytes; they are safe on all replicas when this returns. Returns their number.
-
-        Raises:
-            TypeError: `data` is not a bytes-like object.
-            InvalidArgument: the offset is beyond the end.
-            IncompleteWriteError: the data reaches over the end; what fits was written.
-            ReadOnlyImage, FunctionNotSupported: before any byte is written.
-        """
-        core = self._open()
-        view = memoryview(_data(data, "data"))
-        at = _number(offset, "offset")
-        written = self._run(core.write(at, view, fadvise_flags & _FADVISE_MASK), "writing to")
-        if written != len(view):
-            raise IncompleteWriteError(f"Wrote only {written} out of {len(view)} bytes", errno.EINVAL)
-        return written
-
-    def discard(self, offset: int, length: int) -> int:
-        """Gives space back; returns `length`. As in librbd, only whole multiples of
-        `rbd_discard_granularity_bytes` (64 KiB) within an object are discarded."""
-        core = self._open()
-        return self._run(core.discard(_number(offset, "offset"), _number(length, "length")), "discarding from")
-
-    def write_zeroes(self, offset: int, length: int, zero_flags: int = 0) -> int:
-        """Makes a range read as zeroes; returns `length`."""
-        core = self._open()
-        if zero_flags & ~RBD_WRITE_ZEROES_FLAG_THICK_PROVISION:
-            raise InvalidArgument(f"zero_flags {zero_flags:#x}", errno.EINVAL)
-        at, n = _number(offset, "offset"), _number(length, "length")
-        if zero_flags:  # zeroes that take their space
-            done = 0
-            while done < n:
-                piece = bytes(min(n - done, 4 << 20))
-                done += self._run(core.write(at + done, memoryview(piece)), "writing zeroes to")
-            return done
-        return self._run(core.write_zeroes(at, n), "writing zeroes to")
-
-    def flush(self) -> None:
-        """Returns when everything written is safe; it already is."""
-        self._run(self._open().flush(), "flushing")
-
-    def invalidate_cache(self) -> None:
-        """There is no cache to drop."""
-        self._open()
-
-    def resize(self, size: int, allow_shrink: bool = True) -> None:
-        """Changes the size. InvalidArgument if it would shrink and must not."""
-        core = self._open()
-        self._run(directory.resize(core, _number(size, "size"), allow_shrink), "resizing")
-
-    # ------------------------------------------------------------ properties
+        """The image below, with its newest header if that can be had without waiting."""
+        return self._open()
 
     def size(self) -> int:
         """In bytes; of the snapshot, if one is open."""
@@ -536,16 +377,191 @@ class Image:
         return SnapIterator(self)
 
 
+class Image(ImageProperties):
+    """An open image; a context manager.
+
+    Args:
+        ioctx: the pool.
+        name: of the image; or `image_id`.
+        snapshot: name or id of a snapshot to read.
+        read_only: writes then raise ReadOnlyImage, and nobody sees that we have it open.
+    Raises:
+        ImageNotFound: no such image or snapshot.
+        FunctionNotSupported: an image that pyrbd cannot read; the message names the feature.
+            Images that it can only read open as well, and refuse a write by the feature's name.
+
+    Offsets and lengths are in bytes. Calls on a closed image raise InvalidArgument.
+    """
+
+    def __init__(
+        self,
+        ioctx: Ioctx,
+        name: str | None = None,
+        snapshot: str | int | None = None,
+        read_only: bool = False,
+        image_id: str | None = None,
+    ) -> None:
+        self.closed = True
+        io = _ioctx(ioctx)
+        if name is None and image_id is None:
+            raise InvalidArgument("only one of name or image_id must be given", errno.EINVAL)
+        if name is not None and image_id is not None:
+            raise InvalidArgument("only need to specify image name or image id", errno.EINVAL)
+        self._client = io._client
+        self.ioctx = ioctx
+        self._read_only = read_only
+        wanted = snapshot if snapshot is None or isinstance(snapshot, int) else _text(snapshot, "snapshot")
+        text = _text(name if name is not None else image_id, "name")
+        coro = _Core.open(
+            io._io,
+            text if name is not None else None,
+            image_id=text if name is None else None,
+            snapshot=wanted,
+            read_only=read_only,
+        )
+        self._core: _Core = _call(self._client, coro, f"error opening image {text} at snapshot {snapshot}")
+        self.name = self._core.name
+        self.closed = False
+
+    def __repr__(self) -> str:
+        return f"<pyrbd.rbd.Image {getattr(self, 'name', '?')!r}{' closed' if self.closed else ''}>"
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *args: object) -> Literal[False]:
+        self.close()
+        return False
+
+    def __del__(self) -> None:
+        if not self.closed and not self._client.closed and not self._client.forked:
+            try:
+                self.close()
+            except Exception:
+                pass
+
+    def _run(self, coro: Coroutine[Any, Any, T], what: str) -> T:
+        return _call(self._client, coro, f"error {what} image {self.name}")
+
+    def _current(self, what: str) -> _Core:
+        """The image below, with a header that is not known to be stale."""
+        core = self._open()
+        if core.stale:
+            self._run(core.refresh(), what)
+        return core
+
+    def close(self) -> None:
+        """Closes the image; further calls do nothing."""
+        if not self.closed:
+            self.closed = True
+            if not self._client.closed:
+                self._run(self._core.close(), "closing")
+
+    # ------------------------------------------------------------ data
+
+    def read(self, offset: int, length: int, fadvise_flags: int = 0) -> bytes:
+        """Reads `length` bytes, fewer only where the image ends. What was never written is
+        zero. Raises InvalidArgument for an offset beyond the end."""
+        core = self._core
+        if not self.closed and not core.stale and type(offset) is int and type(length) is int and offset >= 0:
+            layout = core.layout
+            inside = offset & (1 << layout.order) - 1
+            end = inside + length
+            # the straight path: one object, nothing to clip
+            if length > 0 and end <= 1 << layout.order and layout.stripe_count == 1 and offset + length <= core.size:
+                object_no = offset >> layout.order
+                client = self._client
+                try:
+                    data: bytes = client.wait(
+                        core.submit_read_one(object_no, inside, length, fadvise_flags & _FADVISE_MASK)
+                    )
+                except _rados.ObjectNotFound:
+                    return self._run(core.missing(object_no, inside, length), "reading from")
+                except _rados.Error as e:
+                    raise _wrap(e, f"error reading from image {self.name}") from e
+                return data if len(data) == length else data + bytes(length - len(data))
+        core = self._open()
+        at, n = _number(offset, "offset"), _number(length, "length")
+        return self._run(core.read(at, n, fadvise_flags & _FADVISE_MASK), "reading from")
+
+    def read_into(self, offset: int, buffer: Any, fadvise_flags: int = 0) -> int:
+        """Reads into a writable buffer, without a copy; returns the number of bytes.
+
+        (Not part of Ceph's binding.)
+        """
+        core = self._open()
+        view = memoryview(buffer)
+        if view.readonly:
+            raise TypeError("buffer must be writable")
+        at = _number(offset, "offset")
+        return self._run(core.read_into(at, view.cast("B"), fadvise_flags & _FADVISE_MASK), "reading from")
+
+    def write(self, data: Any, offset: int, fadvise_flags: int = 0) -> int:
+        """Writes bytes; they are safe on all replicas when this returns. Returns their number.
+
+        Raises:
+            TypeError: `data` is not a bytes-like object.
+            InvalidArgument: the offset is beyond the end.
+            IncompleteWriteError: the data reaches over the end; what fits was written.
+            ReadOnlyImage, FunctionNotSupported: before any byte is written.
+        """
+        core = self._open()
+        view = memoryview(_data(data, "data"))
+        at = _number(offset, "offset")
+        written = self._run(core.write(at, view, fadvise_flags & _FADVISE_MASK), "writing to")
+        if written != len(view):
+            raise incomplete(written, len(view))
+        return written
+
+    def discard(self, offset: int, length: int) -> int:
+        """Gives space back; returns `length`. As in librbd, only whole multiples of
+        `rbd_discard_granularity_bytes` (64 KiB) within an object are discarded."""
+        core = self._open()
+        return self._run(core.discard(_number(offset, "offset"), _number(length, "length")), "discarding from")
+
+    def write_zeroes(self, offset: int, length: int, zero_flags: int = 0) -> int:
+        """Makes a range read as zeroes; returns `length`."""
+        core = self._open()
+        if zero_flags & ~RBD_WRITE_ZEROES_FLAG_THICK_PROVISION:
+            raise InvalidArgument(f"zero_flags {zero_flags:#x}", errno.EINVAL)
+        at, n = _number(offset, "offset"), _number(length, "length")
+        if zero_flags:  # zeroes that take their space
+            done = 0
+            while done < n:
+                piece = bytes(min(n - done, 4 << 20))
+                done += self._run(core.write(at + done, memoryview(piece)), "writing zeroes to")
+            return done
+        return self._run(core.write_zeroes(at, n), "writing zeroes to")
+
+    def flush(self) -> None:
+        """Returns when everything written is safe; it already is."""
+        self._run(self._open().flush(), "flushing")
+
+    def invalidate_cache(self) -> None:
+        """There is no cache to drop."""
+        self._open()
+
+    def resize(self, size: int, allow_shrink: bool = True) -> None:
+        """Changes the size. InvalidArgument if it would shrink and must not."""
+        core = self._open()
+        self._run(directory.resize(core, _number(size, "size"), allow_shrink), "resizing")
+
+
 class SnapIterator:
     """The snapshots of an image, oldest first: {id, size, name, namespace}."""
 
-    def __init__(self, image: Image) -> None:
+    def __init__(self, image: ImageProperties) -> None:
         self._snaps = image._current("listing snapshots of").header.snaps
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for snap in self._snaps:
             i = snap.info
             yield {"id": i.id, "size": i.image_size, "name": i.name, "namespace": i.namespace.type}
+
+
+def incomplete(written: int, length: int) -> IncompleteWriteError:
+    """A write that reached over the end of the image."""
+    return IncompleteWriteError(f"Wrote only {written} out of {length} bytes", errno.EINVAL)
 
 
 def _when(t: Any) -> datetime.datetime:

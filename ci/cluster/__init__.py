@@ -283,9 +283,7 @@ class NativeCluster(Cluster):
             for m in mon_ids
         ]
         mkfs_osds = [
-            self._spawn(
-                f"osd.{i}", "--mkfs", "--osd-uuid", uuids[i], "--no-mon-config", "--monmap", str(monmap)
-            )
+            self._spawn(f"osd.{i}", "--mkfs", "--osd-uuid", uuids[i], "--no-mon-config", "--monmap", str(monmap))
             for i in range(osds)
         ]
         self._finish(mkfs_mons)
@@ -310,9 +308,7 @@ class NativeCluster(Cluster):
             status = commander.command("status")
             osdmap = status["osdmap"].get("osdmap", status["osdmap"])
             pgmap = status["pgmap"]
-            clean = sum(
-                s["count"] for s in pgmap.get("pgs_by_state", []) if s["state_name"].startswith("active+clean")
-            )
+            clean = sum(s["count"] for s in pgmap.get("pgs_by_state", []) if s["state_name"].startswith("active+clean"))
             want = sum(p["pg_num"] for p in commander.command("osd dump")["pools"])
             if osdmap["num_up_osds"] >= osds and clean == pgmap["num_pgs"] == want:
                 return

@@ -120,8 +120,8 @@ def _data(value: Any, name: str) -> bytes | bytearray | memoryview:
     return view if view.contiguous and view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
-class Rados:
-    """A connection to a cluster.
+class ClusterHandle:
+    """What the handles of both front doors share: configuration and state.
 
     Args:
         rados_id: of the client, as in ``admin``; `name` is the same with its type.
@@ -149,6 +149,7 @@ class Rados:
         context: object = None,
     ) -> None:
         self._client: Client | None = None
+        self._shutdown = False
         if context is not None:
             raise InvalidArgumentError("context= is a handle of librados, which is not there", errno.EINVAL)
         if rados_id and name:
@@ -158,10 +159,9 @@ class Rados:
         self.conf_defaults = conf_defaults
         self.conffile = conffile
         entity = f"client.{_text(rados_id, 'rados_id')}" if rados_id else _text(name or "client.admin", "name")
-        self._config = _translate(Config, entity, _text(clustername, "clustername", opt=True) or "ceph")
-        self._client = Client(self._config, ThreadDriver())
-        for option, value in (conf_defaults or {}).items():
-            self.conf_set(option, value)
+        self._config: Config = _translate(
+            Config, entity, _text(clustername, "clustername", opt=True) or "ceph", defaults=conf_defaults
+        )
         if conffile in (self.DEFAULT_CONF_FILES, ""):
             self.conf_read_file(None)
         elif conffile not in (self.NO_CONF_FILE, None):
@@ -170,29 +170,20 @@ class Rados:
             self.conf_set(option, value)
 
     def __repr__(self) -> str:
-        return f"<pyrbd.rados.Rados {self._config.name} {self.state}>"
-
-    def __enter__(self) -> Rados:
-        self.connect()
-        return self
-
-    def __exit__(self, *args: object) -> Literal[False]:
-        self.shutdown()
-        return False
-
-    def __del__(self) -> None:
-        if getattr(self, "_client", None) is not None:
-            self.shutdown()
+        return f"<{type(self).__module__}.{type(self).__qualname__} {self._config.name} {self.state}>"
 
     @property
     def client(self) -> Client:
         """The client under this handle, for code that builds on it."""
-        assert self._client is not None
+        if self._client is None:
+            raise RadosStateError(f"You cannot perform that operation on a Rados object in state {self.state}.")
         return self._client
 
     @property
     def state(self) -> str:
-        return self.client.state
+        if self._shutdown:
+            return "shutdown"
+        return self._client.state if self._client is not None else "configuring"
 
     def require_state(self, *states: str) -> None:
         """Raises RadosStateError unless in one of `states`."""
@@ -235,6 +226,22 @@ class Rados:
         self.require_state("configuring", "connected")
         _translate(self._config.set, _text(option, "option"), _text(val, "val"))
 
+
+class Rados(ClusterHandle):
+    """A connection to a cluster; a context manager. See :class:`ClusterHandle` for arguments."""
+
+    def __enter__(self) -> Rados:
+        self.connect()
+        return self
+
+    def __exit__(self, *args: object) -> Literal[False]:
+        self.shutdown()
+        return False
+
+    def __del__(self) -> None:
+        if getattr(self, "_client", None) is not None:
+            self.shutdown()
+
     # ------------------------------------------------------------ connection
 
     def connect(self, timeout: float = 0) -> None:
@@ -247,11 +254,17 @@ class Rados:
             TimedOut, PermissionDeniedError, ObjectNotFound, InvalidArgumentError, OSError.
         """
         self.require_state("configuring")
-        client = self.client
-        client.run(client.connect(timeout or None))
+        client = self._client = Client(self._config, ThreadDriver())
+        try:
+            client.run(client.connect(timeout or None))
+        except BaseException:
+            self._client = None
+            client.shutdown()
+            raise
 
     def shutdown(self) -> None:
         """Disconnects; calls that other threads wait in fail with ConnectionShutdown."""
+        self._shutdown = True
         if self._client is not None:
             self._client.shutdown()
 
@@ -575,9 +588,9 @@ def _checked(build: Callable[[], ObjectOperation]) -> ObjectOperation:
         raise InvalidArgumentError(str(e), errno.EINVAL) from None
 
 
-def _translate(fn: Callable[..., Any], *args: Any) -> Any:
+def _translate(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls `fn`; what the lower layers raise becomes an exception of this module."""
     try:
-        return fn(*args)
+        return fn(*args, **kwargs)
     except PyrbdError as e:
         raise make_ex(-e.errno, str(e)) from e
