@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> None:
     assert not Path(pyrbd.__file__).is_relative_to(ROOT), "this must be the installed package"
     pyrbd.install_as_ceph()
-    import rados
-    import rbd
+    rados = importlib.import_module("rados")
+    rbd = importlib.import_module("rbd")
 
     data = os.urandom(5 << 20)
     with rados.Rados(conffile=sys.argv[1]) as cluster, cluster.open_ioctx("rbd") as ioctx:

@@ -372,6 +372,11 @@ class ImageProperties:
         """When the image was last written, as far as that was recorded (pyrbd does not)."""
         return _when(self._current("getting timestamp of").header.raw.modify_timestamp)
 
+    def is_protected_snap(self, name: str) -> bool:
+        """Whether a snapshot is protected from removal. ImageNotFound if there is none."""
+        core = self._current("getting snapshots of")
+        return core._find_snapshot(_text(name, "name")).protected
+
     def list_snaps(self) -> SnapIterator:
         """The snapshots, as {id, size, name, namespace}."""
         return SnapIterator(self)

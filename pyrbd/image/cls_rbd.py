@@ -292,10 +292,14 @@ class RawHeader(Struct):
 
 
 def snapshots_operation(snap_ids: tuple[int, ...]) -> ObjectOperation:
-    """Asks for what is known of some snapshots: three calls for each."""
+    """Asks for what is known of some snapshots: four calls for each."""
     op = ObjectOperation()
     for snap_id in snap_ids:
         op.call("rbd", "snapshot_get", _Q.pack(snap_id))
         op.call("rbd", "parent_overlap_get", _Q.pack(snap_id)).set_op_flags(OpFlag.FAILOK)
         op.call("rbd", "get_flags", _Q.pack(snap_id))
+        op.call("rbd", "get_protection_status", _Q.pack(snap_id)).set_op_flags(OpFlag.FAILOK)
     return op
+
+
+PROTECTION_STATUS_PROTECTED = 2

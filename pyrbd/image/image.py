@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _log = Log("image")
 
 WINDOW = 32
-"""Object requests of one call that are in flight at a time."""
+"""Object requests of one call that are in flight at a time,"""
+WINDOW_BYTES = 16 << 20
+"""and the bytes that these may read or write."""
 MAX_PARENTS = 16
 _SNAPS_PER_REQUEST = 64
 
@@ -38,6 +40,7 @@ class Snap(NamedTuple):
     info: SnapshotInfo
     flags: int
     parent_overlap: int | None
+    protected: bool
 
 
 class Header(NamedTuple):
@@ -190,12 +193,13 @@ class Image:
             part = ordered[at : at + _SNAPS_PER_REQUEST]
             reply = await self.io.operate(self.header_oid, cls_rbd.snapshots_operation(part))
             for i in range(len(part)):
-                info, overlap, flags = reply.ops[3 * i : 3 * i + 3]
+                info, overlap, flags, protection = reply.ops[4 * i : 4 * i + 4]
                 found.append(
                     Snap(
                         SnapshotInfo.from_bytes(info.data),
                         Decoder(flags.data).u64() if flags.data else 0,
                         cls_rbd.decode_optional_u64(Decoder(overlap.data)) if overlap.data else None,
+                        protection.data[:1] == bytes([cls_rbd.PROTECTION_STATUS_PROTECTED]),
                     )
                 )
         return tuple(found)
@@ -365,9 +369,10 @@ class Image:
     async def _read_into(self, offset: int, view: memoryview, op_flags: int) -> None:
         pending: deque[tuple[ObjectExtent, Completion[Any]]] = deque()
         io, snap_id = self.data_io, self.snap_id
+        window = self._window()
         try:
             for extent in self.layout.map(offset, len(view)):
-                if len(pending) >= WINDOW:
+                if len(pending) >= window:
                     await self._received(*pending[0], view)
                     pending.popleft()
                 at = extent.buffer_offset
@@ -384,6 +389,10 @@ class Image:
             for _, c in pending:
                 io.client.objecter.cancel(c, error)  # type: ignore[arg-type]
             raise e
+
+    def _window(self) -> int:
+        """How many object requests of one call to have in flight."""
+        return max(2, min(WINDOW, WINDOW_BYTES // self.layout.object_size))
 
     async def _received(self, extent: ObjectExtent, completion: Completion[Any], view: memoryview) -> None:
         """Waits for one piece; fills what the object does not have."""
@@ -485,6 +494,7 @@ class _Window:
 
     def __init__(self, image: Image) -> None:
         self._image = image
+        self._size = image._window()
         self._pending: deque[Completion[Any]] = deque()
 
     async def __aenter__(self) -> _Window:
@@ -495,7 +505,7 @@ class _Window:
 
     async def room(self) -> None:
         """Waits until another request may be sent."""
-        if len(self._pending) >= WINDOW:
+        if len(self._pending) >= self._size:
             await self._next()
 
     async def _next(self) -> None:
