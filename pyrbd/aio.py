@@ -31,6 +31,7 @@ from .rbd import (
     ImageProperties,
     InvalidArgument,
     OnProgress,
+    _name,
     _number,
     _wrap,
     incomplete,
@@ -177,7 +178,7 @@ class RBD:
         stripe_count: int | None = None,
         data_pool: str | None = None,
     ) -> None:
-        io, image = _ioctx(ioctx)._io, _text(name, "name")
+        io, image = _ioctx(ioctx)._io, _name(name, "name")
         coro = directory.create(io, image, _number(size, "size"), order, features, stripe_unit, stripe_count, data_pool)
         await _call(coro, f"error creating image {image}")
 
@@ -185,11 +186,11 @@ class RBD:
         return sorted(await _call(directory.list_images(_ioctx(ioctx)._io), "error listing images"))
 
     async def remove(self, ioctx: Ioctx, name: str, on_progress: OnProgress | None = None) -> None:
-        image = _text(name, "name")
+        image = _name(name, "name")
         await _call(directory.remove(_ioctx(ioctx)._io, image, on_progress), f"error removing image {image}")
 
     async def rename(self, ioctx: Ioctx, src: str, dest: str) -> None:
-        source, target = _text(src, "src"), _text(dest, "dest")
+        source, target = _name(src, "src"), _name(dest, "dest")
         coro = directory.rename(_ioctx(ioctx)._io, source, target)
         await _call(coro, f"error renaming image {source} to {target}")
 
@@ -263,9 +264,9 @@ class Image(ImageProperties):
             raise incomplete(written, len(view))
         return written
 
-    async def discard(self, offset: int, length: int) -> int:
+    async def discard(self, offset: int, length: int) -> None:
         coro = self._open().discard(_number(offset, "offset"), _number(length, "length"))
-        return await _call(coro, f"error discarding from image {self.name}")
+        await _call(coro, f"error discarding from image {self.name}")
 
     async def flush(self) -> None:
         await _call(self._open().flush(), f"error flushing image {self.name}")

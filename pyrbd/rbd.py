@@ -146,6 +146,14 @@ def _ioctx(ioctx: Any) -> Ioctx:
     return ioctx
 
 
+def _name(value: Any, what: str) -> str:
+    """A str; InvalidArgument for anything else, as in Ceph's binding."""
+    try:
+        return _text(value, what)
+    except TypeError as e:
+        raise InvalidArgument(str(e)) from None
+
+
 def _number(value: Any, name: str) -> int:
     """An int from anything that is one; TypeError for the rest, bool and float included."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -194,7 +202,7 @@ class RBD:
             TypeError. After a failure nothing of the image is left.
         """
         io = _ioctx(ioctx)
-        image = _text(name, "name")
+        image = _name(name, "name")
         if old_format:
             if features or stripe_unit or stripe_count:
                 raise InvalidArgument(
@@ -211,7 +219,7 @@ class RBD:
                 None if features is None else _number(features, "features"),
                 None if stripe_unit is None else _number(stripe_unit, "stripe_unit"),
                 None if stripe_count is None else _number(stripe_count, "stripe_count"),
-                None if data_pool is None else _text(data_pool, "data_pool"),
+                None if data_pool is None else _name(data_pool, "data_pool"),
             ),
             f"error creating image {image}",
         )
@@ -235,13 +243,13 @@ class RBD:
             FunctionNotSupported, OperationCanceled.
         """
         io = _ioctx(ioctx)
-        image = _text(name, "name")
+        image = _name(name, "name")
         _call(io._client, directory.remove(io._io, image, on_progress), f"error removing image {image}")
 
     def rename(self, ioctx: Ioctx, src: str, dest: str) -> None:
         """Renames an image. Raises ImageNotFound, ImageExists, FunctionNotSupported."""
         io = _ioctx(ioctx)
-        source, target = _text(src, "src"), _text(dest, "dest")
+        source, target = _name(src, "src"), _name(dest, "dest")
         _call(io._client, directory.rename(io._io, source, target), f"error renaming image {source} to {target}")
 
 
@@ -267,7 +275,7 @@ class ImageProperties:
 
     def _open(self) -> _Core:
         if self.closed:
-            raise InvalidArgument("image is closed", errno.EINVAL)
+            raise InvalidArgument("image is closed")
         return self._core
 
     def require_not_closed(self) -> None:
@@ -338,12 +346,8 @@ class ImageProperties:
         return self._open().layout.stripe_count
 
     def overlap(self) -> int:
-        """How many bytes from its begin may still come from the parent. ImageNotFound
-        if there is none."""
-        core = self._current("getting overlap of")
-        if core.header.parent is None:
-            raise ImageNotFound(f"image {self.name} has no parent", errno.ENOENT)
-        return core.overlap
+        """How many bytes from its begin may still come from the parent; 0 without one."""
+        return self._current("getting overlap of").overlap
 
     def parent_info(self) -> tuple[str, str, str]:
         """(pool, image, snapshot) that this image was cloned from; ImageNotFound if none."""
@@ -375,7 +379,7 @@ class ImageProperties:
     def is_protected_snap(self, name: str) -> bool:
         """Whether a snapshot is protected from removal. ImageNotFound if there is none."""
         core = self._current("getting snapshots of")
-        return core._find_snapshot(_text(name, "name")).protected
+        return core._find_snapshot(_name(name, "name")).protected
 
     def list_snaps(self) -> SnapIterator:
         """The snapshots, as {id, size, name, namespace}."""
@@ -415,8 +419,8 @@ class Image(ImageProperties):
         self._client = io._client
         self.ioctx = ioctx
         self._read_only = read_only
-        wanted = snapshot if snapshot is None or isinstance(snapshot, int) else _text(snapshot, "snapshot")
-        text = _text(name if name is not None else image_id, "name")
+        wanted = snapshot if snapshot is None or isinstance(snapshot, int) else _name(snapshot, "snapshot")
+        text = _name(name if name is not None else image_id, "name")
         coro = _Core.open(
             io._io,
             text if name is not None else None,
@@ -518,14 +522,14 @@ class Image(ImageProperties):
             raise incomplete(written, len(view))
         return written
 
-    def discard(self, offset: int, length: int) -> int:
-        """Gives space back; returns `length`. As in librbd, only whole multiples of
+    def discard(self, offset: int, length: int) -> None:
+        """Gives space back. As in librbd, only whole multiples of
         `rbd_discard_granularity_bytes` (64 KiB) within an object are discarded."""
         core = self._open()
-        return self._run(core.discard(_number(offset, "offset"), _number(length, "length")), "discarding from")
+        self._run(core.discard(_number(offset, "offset"), _number(length, "length")), "discarding from")
 
-    def write_zeroes(self, offset: int, length: int, zero_flags: int = 0) -> int:
-        """Makes a range read as zeroes; returns `length`."""
+    def write_zeroes(self, offset: int, length: int, zero_flags: int = 0) -> None:
+        """Makes a range read as zeroes."""
         core = self._open()
         if zero_flags & ~RBD_WRITE_ZEROES_FLAG_THICK_PROVISION:
             raise InvalidArgument(f"zero_flags {zero_flags:#x}", errno.EINVAL)
@@ -535,8 +539,8 @@ class Image(ImageProperties):
             while done < n:
                 piece = bytes(min(n - done, 4 << 20))
                 done += self._run(core.write(at + done, memoryview(piece)), "writing zeroes to")
-            return done
-        return self._run(core.write_zeroes(at, n), "writing zeroes to")
+            return
+        self._run(core.write_zeroes(at, n), "writing zeroes to")
 
     def flush(self) -> None:
         """Returns when everything written is safe; it already is."""
@@ -548,8 +552,11 @@ class Image(ImageProperties):
 
     def resize(self, size: int, allow_shrink: bool = True) -> None:
         """Changes the size. InvalidArgument if it would shrink and must not."""
-        core = self._open()
-        self._run(directory.resize(core, _number(size, "size"), allow_shrink), "resizing")
+        core = self._current("resizing")
+        new = _number(size, "size")
+        if not allow_shrink and core.header.size > new:
+            raise InvalidArgument("error allow_shrink is False but old_size > new_size")
+        self._run(directory.resize(core, new, allow_shrink), "resizing")
 
 
 class SnapIterator:
@@ -566,7 +573,7 @@ class SnapIterator:
 
 def incomplete(written: int, length: int) -> IncompleteWriteError:
     """A write that reached over the end of the image."""
-    return IncompleteWriteError(f"Wrote only {written} out of {length} bytes", errno.EINVAL)
+    return IncompleteWriteError(f"Wrote only {written} out of {length} bytes")
 
 
 def _when(t: Any) -> datetime.datetime:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..log import Log
+from ..msgr.types import HObject
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from . import cls_rbd, features
@@ -28,13 +29,16 @@ from .image import Image
 from .layout import MAX_ORDER, MIN_ORDER, Layout
 
 if TYPE_CHECKING:
-    from ..rados.io import IoContext
+    from ..rados.completion import Completion
+    from ..rados.io import IoContext, OpReply
 
 _log = Log("image")
 
 _VALIDATE = b"validate"
 _VALIDATED = b"overwrite validated"
 _LIST_PAGE = 1024
+LIST_INSTEAD = 1 << 15
+"""From so many possible objects on, those that exist are looked up before they are removed."""
 OnProgress = Callable[[int, int], "int | None"]
 
 
@@ -292,9 +296,8 @@ async def rename(io: IoContext, source: str, dest: str) -> None:
 async def remove(io: IoContext, name: str, on_progress: OnProgress | None = None) -> None:
     """Removes an image and all its data.
 
-    Every object that the image's size allows is removed, as many at a time as
-    `rbd_concurrent_management_ops` says. If this is interrupted, the image is still in the
-    directory, and can be removed again.
+    Its objects are removed first, as many at a time as `rbd_concurrent_management_ops` says.
+    If this is interrupted, the image is still in the directory, and can be removed again.
 
     Args:
         on_progress: called with (objects done, objects in all); a negative result cancels.
@@ -352,16 +355,23 @@ async def _remove_remains(io: IoContext, name: str) -> bool:
 
 
 async def remove_objects(image: Image, objects: range, on_progress: OnProgress | None = None) -> None:
-    """Removes data objects, from the last to the first; those that are not there are skipped."""
+    """Removes data objects; those that are not there are skipped.
+
+    When the range is much larger than what can be there, the pool is listed, and only what
+    it has is removed: an image of 1 PiB may have 2**28 objects, and has few.
+    """
     from collections import deque
 
     io, window = image.data_io, max(1, image.io.client.config.get_int("rbd_concurrent_management_ops"))
     snapc = image.header.snap_context
-    pending: deque[object] = deque()
-    total, finished = len(objects), 0
+    numbers: Sequence[int] = objects
+    if len(objects) > LIST_INSTEAD:
+        numbers = [n for n in await _existing_objects(image) if n in objects]
+    pending: deque[Completion[OpReply]] = deque()
+    total, finished = len(numbers), 0
     removal = ObjectOperation().remove()
     try:
-        for object_no in reversed(objects):
+        for object_no in reversed(numbers):
             if len(pending) >= window:
                 await _gone(pending.popleft())
                 finished += 1
@@ -374,9 +384,21 @@ async def remove_objects(image: Image, objects: range, on_progress: OnProgress |
     report(on_progress, finished, total)
 
 
-async def _gone(completion: object) -> None:
+async def _existing_objects(image: Image) -> list[int]:
+    """The numbers of the data objects that the pool has."""
+    prefix = image.header.raw.object_prefix + "."
+    cursor = HObject()
+    found = []
+    while not cursor.max:
+        page = await image.data_io.list_page(cursor)
+        cursor = page.handle
+        found += [int(e.oid[len(prefix) :], 16) for e in page.entries if e.oid.startswith(prefix)]
+    return sorted(found)
+
+
+async def _gone(completion: Completion[OpReply]) -> None:
     try:
-        await completion  # type: ignore[misc]
+        await completion
     except rados.ObjectNotFound:
         pass
 

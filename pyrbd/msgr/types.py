@@ -11,6 +11,7 @@ from ..denc import (
     Since,
     Struct,
     Vector,
+    boolean,
     s8,
     s32,
     s64,
@@ -243,3 +244,30 @@ class ObjectLocator(Struct, version=6, compat=3):
     key: string = ""
     nspace: Annotated[string, Since(5)] = ""
     hash: Annotated[s64, Since(6)] = -1
+
+
+class HObject(Struct, version=4, compat=3):
+    """hobject_t: an object and its place in the order in which a pool is listed."""
+
+    key: string = ""
+    oid: string = ""
+    snap: u64 = 0
+    hash: u32 = 0
+    max: boolean = False
+    nspace: string = ""
+    pool: s64 = -(1 << 63)
+
+
+class ListedObject(Struct):
+    """An entry of pg_nls_response_t."""
+
+    nspace: string
+    oid: string
+    locator: string
+
+
+class PgListResponse(Struct, version=1, compat=1):
+    """pg_nls_response_t: names, and where to go on."""
+
+    handle: HObject
+    entries: Annotated[tuple[ListedObject, ...], Vector(ListedObject)]

@@ -332,7 +332,8 @@ class Rados(ClusterHandle):
         self.require_state("connected")
         name = _text(pool_name, "pool_name")
         pool = self.client.run(self.client.lookup_pool(name))
-        self.client.run(self.client.pool_op(POOL_OP_DELETE, name, pool))
+        # without the name: the monitors do nothing for a deletion that names an existing pool
+        self.client.run(self.client.pool_op(POOL_OP_DELETE, "", pool))
 
     def get_cluster_stats(self) -> dict[str, int]:
         """{kb, kb_used, kb_avail, num_objects}."""

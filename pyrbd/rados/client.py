@@ -334,8 +334,12 @@ def _after_fork() -> None:
     """In the child: the sockets are the parent's, so they are let go without a word."""
     for client in list(_clients):
         client.forked = True
+        error = RadosStateError("this client was connected before a fork: connect again in the child process")
         try:
             client.driver.abandon()
+            client.objecter.forget(error)
+            if client.mon is not None:
+                client.mon.forget(error)
         except Exception:
             _log.exception("after fork")
 

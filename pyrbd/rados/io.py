@@ -10,9 +10,10 @@ from ..denc import Decoder
 from ..errors import DecodeError
 from ..msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, OP_EXTENT, SNAPDIR, Reply
 from ..msgr.osdop import Op as OpCode
+from ..msgr.types import HObject, PgListResponse
 from .completion import Completion
 from .exceptions import Error, make_ex
-from .objecter import EMPTY_SNAPC, Op, SnapContext, Target
+from .objecter import EMPTY_SNAPC, Op, PgTarget, SnapContext, Target
 from .operations import ObjectOperation, OpOutput, OpReply
 
 if TYPE_CHECKING:
@@ -165,6 +166,20 @@ class IoContext:
         """Runs one class method and gives its output."""
         reply = await self.submit(oid, ObjectOperation().call(cls, method, data), **kwargs)
         return reply.ops[0].data
+
+    async def list_page(self, cursor: HObject, count: int = 1024) -> PgListResponse:
+        """The names of some objects of the namespace, from `cursor` on; go on from the
+        response's `handle` until that is `max`. Begin with ``HObject()``."""
+        client = self.client
+        osdmap = client.osdmap
+        seed = osdmap.raw_hash_to_pg(self.pool_id, cursor.hash).seed
+        op = client.objecter.operation(
+            PgTarget(self.pool_id, seed, self.namespace),
+            ObjectOperation().pg_list(count, cursor.to_bytes(), osdmap.epoch),
+            deadline=self._deadline(),
+        )
+        reply: OpReply = await client.objecter.submit(op)
+        return PgListResponse.decode(Decoder(reply.ops[0].data))
 
     # ------------------------------------------------------------ watch and notify
 

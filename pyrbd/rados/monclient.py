@@ -446,6 +446,12 @@ class MonClient:
 
     # ------------------------------------------------------------ the end
 
+    def forget(self, error: Error) -> None:
+        """In a child after fork; see Objecter.forget."""
+        self.lock = RLock()
+        self._closed = error
+        self._session = None
+
     def close(self, error: Error) -> None:
         """Ends all sessions and fails what is pending with `error`."""
         with self.lock:

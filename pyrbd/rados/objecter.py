@@ -120,6 +120,25 @@ class Target:
         return True
 
 
+class PgTarget(Target):
+    """A placement group itself, for listing."""
+
+    __slots__ = ()
+
+    def __init__(self, pool: int, seed: int, nspace: str = "") -> None:
+        super().__init__(pool, "", nspace)
+        self.seed = self.raw_hash = seed
+
+    def locate(self, osdmap: OSDMap) -> bool:
+        pool = osdmap.pools.get(self.pool)
+        if pool is None:
+            return False
+        self.primary, acting = osdmap.pg_acting_primary(self.pool, self.seed)
+        self.shard = acting.index(self.primary) if pool.is_erasure and self.primary in acting else -1
+        self.map = osdmap
+        return True
+
+
 class Op(Completion[Any]):
     """One request in flight."""
 
@@ -675,6 +694,14 @@ class Objecter:
         session = op.session
         state = session.state.value if session is not None else "not connected"
         return f"osd.{op.target.primary} ({state}, {where}) did not answer"
+
+    def forget(self, error: Error) -> None:
+        """In a child after fork: everything in flight is the parent's. The lock may be held
+        by a thread that does not exist here."""
+        self.lock = RLock()
+        self._closed = error
+        self._sessions.clear()
+        self._homeless.clear()
 
     def close(self, error: Error) -> None:
         """Fails everything that is in flight; later submits raise `error`."""

@@ -8,7 +8,19 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..denc import Encoder
-from ..msgr.osdop import FLAG_EXEC, FLAG_READ, FLAG_WRITE, MAX_OPS, MODE_MASK, MODE_RD, OP_EXTENT, Op, OpFlag
+from ..msgr.osdop import (
+    FLAG_EXEC,
+    FLAG_IGNORE_OVERLAY,
+    FLAG_PGOP,
+    FLAG_READ,
+    FLAG_WRITE,
+    MAX_OPS,
+    MODE_MASK,
+    MODE_RD,
+    OP_EXTENT,
+    Op,
+    OpFlag,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -243,6 +255,14 @@ class ObjectOperation:
     def list_watchers(self) -> Self:
         """obj_list_watch_response_t."""
         return self._with_payload(Op.LIST_WATCHERS)
+
+    def pg_list(self, count: int, cursor: bytes, epoch: int) -> Self:
+        """Names of a placement group's objects from an encoded hobject_t on: pg_nls_response_t."""
+        self._mode(Op.PGNLS)
+        self.flags |= FLAG_PGOP | FLAG_IGNORE_OVERLAY
+        self.ops.append(_struct.pack("<HIQI16xI", Op.PGNLS, 0, count, epoch, len(cursor)))
+        self.indata.append(cursor)
+        return self
 
     def list_snaps(self) -> Self:
         """obj_list_snap_response_t; sent with snapid SNAPDIR."""
