@@ -38,7 +38,7 @@ def test_map_covers_the_buffer_once_and_in_order(case: tuple[Layout, int, int]) 
     at = 0
     for e in layout.map(offset, length):
         assert e.buffer_offset == at and e.length > 0
-        assert 0 <= e.offset and e.offset + e.length <= layout.object_size
+        assert e.offset >= 0 and e.offset + e.length <= layout.object_size
         at += e.length
     assert at == length
 

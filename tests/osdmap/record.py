@@ -50,12 +50,11 @@ def record(cluster: NativeCluster, directory: Path) -> None:
         maps = {first: getmap(cluster, first)}
         ceph.command("osd pool create", pool="second", pg_num=24, pgp_num=24)
         ceph.command("osd reweight", id=1, weight=0.6)
-        ceph.command("osd primary-affinity", id="osd.2", weight=0.3)
-        for pg, pairs in (("1.3", None), ("1.5", None)):
+        ceph.command("osd primary-affinity", id=2, weight=0.3)
+        for pg in ("1.3", "1.5"):
             osds = ceph.command("pg map", pgid=pg)["up"]
             target = next(o for o in range(5) if o not in osds)
             ceph.command("osd pg-upmap-items", pgid=pg, id=[osds[-1], target])
-            del pairs
         ceph.command("osd pg-temp", pgid="1.7", id=[0, 1, 3])
         ceph.command("osd pool rename", srcpool="second", destpool="renamed")
         ceph.command("osd out", ids=["4"])
@@ -73,14 +72,15 @@ def record(cluster: NativeCluster, directory: Path) -> None:
     save("map", maps[last])
     path = directory / "map"
     path.write_bytes(maps[last])
-    out = subprocess.run(["osdmaptool", str(path), "--test-map-pgs-dump-all"], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        ["osdmaptool", str(path), "--test-map-pgs-dump-all"], capture_output=True, text=True, check=True
+    )
     answers = []
     for line in out.stdout.splitlines():
         found = re.match(r"(\d+)\.([0-9a-f]+) raw .* up \(\[(.*)\], p(-?\d+)\) acting \(\[(.*)\], p(-?\d+)\)", line)
         if found:
             up, acting = ([int(x) for x in found[i].split(",") if x] for i in (3, 5))
             answers.append([int(found[1]), int(found[2], 16), up, int(found[4]), acting, int(found[6])])
-    # the smaller pools are enough
     save("answers", json.dumps(answers).encode())
     ceph.close()
 

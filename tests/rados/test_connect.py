@@ -55,9 +55,9 @@ def server(talk: Callable[[socket.socket], None] | None) -> Iterator[int]:
 def key_of(conf: str) -> str:
     """The admin key of the cluster."""
     handle = rados.Rados(conffile=conf)
-    from pyrbd.rados.keyring import find_key
-
     import base64
+
+    from pyrbd.rados.keyring import find_key
 
     key = find_key(handle._config)
     return base64.b64encode(key.to_bytes()).decode()
@@ -112,7 +112,10 @@ def test_a_port_that_speaks_something_else(conf: str, answer: bytes, message: st
 
 
 def test_a_port_that_closes_at_once(conf: str) -> None:
-    with server(lambda s: s.close()) as port, pytest.raises(rados.TimedOut, match="closed the connection|reset by peer"):
+    with (
+        server(lambda s: s.close()) as port,
+        pytest.raises(rados.TimedOut, match=r"closed the connection|reset by peer"),
+    ):
         client(port, conf).connect(timeout=0.8)
 
 
@@ -236,7 +239,9 @@ def test_ctrl_c_in_the_middle_of_io_leaves_the_client_usable(conf: str, name: st
     code = """
 import os, signal, sys, threading, time
 import pyrbd.rados as rados, pyrbd.rbd as rbd
-with rados.Rados(conffile=sys.argv[1]) as cluster, cluster.open_ioctx("rbd") as ioctx, rbd.Image(ioctx, sys.argv[2]) as image:
+cluster = rados.Rados(conffile=sys.argv[1])
+cluster.connect()
+with cluster.open_ioctx("rbd") as ioctx, rbd.Image(ioctx, sys.argv[2]) as image:
     stop = threading.Event()
     def interrupt():
         while not stop.wait(0.013):

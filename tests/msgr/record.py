@@ -1,0 +1,148 @@
+"""Records `data/sessions.json.gz` from real daemons: ``python tests/msgr/record.py``.
+
+Two connections in crc mode, byte for byte: one to a monitor, one to an OSD. What is random
+on our side is fixed, so that the tests can play our part again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from ci.cluster import NativeCluster  # noqa: E402
+from pyrbd.msgr import cephx  # noqa: E402
+from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator  # noqa: E402
+from pyrbd.msgr.connection import Connection, Message, Ready  # noqa: E402
+from pyrbd.msgr.messages import MMonSubscribe, MOSDMap, SubscribeItem  # noqa: E402
+from pyrbd.msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, encode_object, encode_request  # noqa: E402
+from pyrbd.msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr  # noqa: E402
+from pyrbd.osdmap import OSDMap  # noqa: E402
+from pyrbd.rados.config import Config  # noqa: E402
+from pyrbd.rados.keyring import find_key  # noqa: E402
+from pyrbd.rados.monhost import find_monitors  # noqa: E402
+from pyrbd.rados.operations import ObjectOperation  # noqa: E402
+
+DATA = Path(__file__).parent / "data"
+FIXED = 0x0123456789ABCDEF
+
+
+class Tape:
+    """A connection that writes down what passes."""
+
+    def __init__(self, conn: Connection, addr: EntityAddr) -> None:
+        self.conn = conn
+        self.log: list[tuple[str, str]] = []
+        self.sock = socket.create_connection((addr.host, addr.port), timeout=5)
+
+    def send(self, buffers: list[Any]) -> None:
+        for b in buffers:
+            self.sock.sendall(b)
+            self.log.append(("tx", bytes(b).hex()))
+
+    def until(self, kind: type, n: int = 1) -> list[Any]:
+        found: list[Any] = []
+        while len(found) < n:
+            self.send(self.conn.data_to_send())
+            data = self.sock.recv(65536)
+            self.log.append(("rx", data.hex()))
+            for event in self.conn.receive_data(data):
+                if isinstance(event, Message):
+                    event = event._replace(front=bytes(event.front), middle=bytes(event.middle))  # type: ignore[arg-type]
+                if isinstance(event, kind):
+                    found.append(event)
+        return found
+
+
+def main() -> None:
+    DATA.mkdir(exist_ok=True)
+    cephx._random_u64 = lambda: FIXED
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        cluster = NativeCluster(Path(directory) / "c")
+        cluster.up()
+        try:
+            sessions = record(cluster)
+        finally:
+            cluster.down()
+    (DATA / "sessions.json.gz").write_bytes(gzip.compress(json.dumps(sessions).encode(), mtime=0))
+
+
+def record(cluster: NativeCluster) -> dict[str, Any]:
+    config = Config()
+    config.read_file(str(cluster.conf))
+    key = find_key(config)
+    mon_addr = find_monitors(config)[0]
+    mon = Tape(Connection(ENTITY_TYPE_MON, mon_addr, CephxMonAuthenticator("admin", key), own_nonce=77), mon_addr)
+    ready: Ready = mon.until(Ready)[0]
+    subscribe = MMonSubscribe({"monmap": SubscribeItem(0), "osdmap": SubscribeItem(0)})
+    mon.send(mon.conn.encode_message(0, subscribe.TYPE, subscribe.VERSION, subscribe.COMPAT, 127, subscribe.to_bytes()))
+    messages = mon.until(Message, 2)
+    maps = next(m for m in messages if m.header.type == MOSDMap.TYPE)
+    osdmap = OSDMap.decode_full(max(MOSDMap.decode_front(maps.front, 4).maps.items())[1])
+
+    pool = osdmap.pool_ids["rbd"]
+    raw_hash = osdmap.object_to_raw_hash(pool, "recorded")
+    seed = osdmap.raw_hash_to_pg(pool, raw_hash).seed
+    primary, _ = osdmap.pg_acting_primary(pool, seed)
+    addr = osdmap.osd_addrs(primary).msgr2
+    assert addr is not None
+    ticket = ready.auth.tickets[ENTITY_TYPE_OSD]
+    osd = Tape(
+        Connection(
+            ENTITY_TYPE_OSD, addr, CephxAuthorizer(ticket, ready.global_id), own_nonce=77, global_id=ready.global_id
+        ),
+        addr,
+    )
+    osd.until(Ready)
+    operations = [
+        (FLAG_WRITE, ObjectOperation().write(3, b"recorded by a test" * 300)),
+        (FLAG_READ, ObjectOperation().read(0, 8192)),
+        (FLAG_READ, ObjectOperation().read(5, 4).stat().read(0, 10)),
+        (FLAG_WRITE, ObjectOperation().create(True)),  # fails: it exists
+        (FLAG_WRITE, ObjectOperation().setxattr("name", b"value").omap_set({b"k": b"v"})),
+        (FLAG_READ, ObjectOperation().getxattr("name").omap_get_vals()),
+        (FLAG_WRITE, ObjectOperation().remove()),
+    ]
+    fronts = []
+    for tid, (flags, op) in enumerate(operations, 1):
+        front = encode_request(
+            pool,
+            seed,
+            -1,
+            raw_hash,
+            osdmap.epoch,
+            flags,
+            (1_700_000_000, 5) if flags == FLAG_WRITE else (0, 0),
+            encode_object(pool, b"recorded"),
+            b"".join(op.ops),
+            len(op),
+            NOSNAP,
+            0,
+            (),
+            0,
+        )
+        fronts.append(front.hex())
+        osd.send(osd.conn.encode_message(tid, 42, 8, 3, 127, front, b"".join(map(bytes, op.indata))))
+        osd.until(Message)
+    return {
+        "key": key.to_bytes().hex(),
+        "random": FIXED,
+        "mon": {"addr": mon_addr.to_bytes().hex(), "global_id": ready.global_id, "log": mon.log},
+        "osd": {
+            "addr": addr.to_bytes().hex(),
+            "ticket": [ticket.service_id, ticket.session_key.to_bytes().hex(), ticket.ticket_blob.hex()],
+            "fronts": fronts,
+            "log": osd.log,
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
