@@ -37,14 +37,17 @@ class Workload:
 
     def _run(self) -> None:
         try:
-            with rados.Rados(conffile=self._conf) as cluster, cluster.open_ioctx("rbd") as io:
-                with rbd.Image(io, self._name) as image:
-                    while not self._stop.is_set():
-                        i = self.done % 64
-                        block = self.done.to_bytes(8, "little") * 512
-                        image.write(block, i * MIB)
-                        assert image.read(i * MIB, 4096) == block
-                        self.done += 1
+            with (
+                rados.Rados(conffile=self._conf) as cluster,
+                cluster.open_ioctx("rbd") as io,
+                rbd.Image(io, self._name) as image,
+            ):
+                while not self._stop.is_set():
+                    i = self.done % 64
+                    block = self.done.to_bytes(8, "little") * 512
+                    image.write(block, i * MIB)
+                    assert image.read(i * MIB, 4096) == block
+                    self.done += 1
         except BaseException as e:
             self.error = e
 
@@ -90,29 +93,33 @@ def test_a_request_times_out_when_it_was_told_to(
     native: NativeCluster, conf: str, ioctx: rados.Ioctx, name: str
 ) -> None:
     rbd.RBD().create(ioctx, name, 64 * MIB, 20)
-    with rados.Rados(conffile=conf, conf={"rados_osd_op_timeout": "0.5"}) as cluster, cluster.open_ioctx("rbd") as io:
-        with rbd.Image(io, name) as image:
-            image.write(b"x" * 64 * MIB, 0)
-            native.pause("osd.0")
-            try:
-                slowest = 0.0
-                timeouts = 0
-                for i in range(20):
-                    start = time.monotonic()
-                    try:
-                        image.read(i * MIB, 10)
-                    except rbd.Timeout as e:
-                        timeouts += 1
-                        assert "osd.0" in str(e)
-                        slowest = max(slowest, time.monotonic() - start)
-                    if timeouts == 3:
-                        break
-                assert timeouts, "no object of twenty has its primary on osd.0"
-                assert 0.5 <= slowest < 0.6
-            finally:
-                native.resume("osd.0")
-            native.wait_clean()
-            assert image.read(0, 10) == b"x" * 10
+    patient = {"rados_osd_op_timeout": "0.5"}
+    cluster = rados.Rados(conffile=conf, conf=patient)
+    cluster.connect()
+    with cluster.open_ioctx("rbd") as io, rbd.Image(io, name) as image:
+        for i in range(64):
+            image.write(b"x" * 10, i * MIB)
+        native.pause("osd.0")
+        try:
+            slowest = 0.0
+            timeouts = 0
+            for i in range(64):
+                start = time.monotonic()
+                try:
+                    image.read(i * MIB, 10)
+                except rbd.Timeout as e:
+                    timeouts += 1
+                    assert "osd.0" in str(e)
+                    slowest = max(slowest, time.monotonic() - start)
+                if timeouts == 3:
+                    break
+            assert timeouts, "no object has its primary on osd.0"
+            assert 0.5 <= slowest < 0.6
+        finally:
+            native.resume("osd.0")
+        native.wait_clean()
+        assert image.read(0, 10) == b"x" * 10
+    cluster.shutdown()
 
 
 @pytest.mark.timeout(120)

@@ -112,7 +112,7 @@ truncate_size, truncate_seq, payload_len."""
 OP_SIZE = OP_EXTENT.size  # 38
 
 # spg_t | raw hash | epoch | flags | osd_reqid_t | blkin trace | client_inc | mtime
-_HEAD = _struct.Struct("<BBI BQIi b  I I I  BBI BqQi  QQQ  I  II".replace(" ", ""))
+_HEAD = _struct.Struct("<BBI BqIi b  I I I  BBI BqQi  QQQ  I  II".replace(" ", ""))
 _HEAD_SIZE = _HEAD.size
 _SNAPS = _struct.Struct("<QQI")
 _TAIL = _struct.Struct("<iQ")

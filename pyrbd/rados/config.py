@@ -12,7 +12,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import ConfigError
+from ..log import Log
 from .options import BOOL, OPTIONS, canonical, normalize, parse_seconds
+
+_log = Log("config")
 
 MAX_FILE_SIZE = 64 << 20
 DEFAULT_FILES = "/etc/ceph/$cluster.conf,$home/.ceph/$cluster.conf,$cluster.conf"
@@ -229,7 +232,13 @@ class Config:
         if raw is None:
             return None
         value = self._expand(raw, frozenset((name,)))
-        return canonical(name, value) if name in OPTIONS else value
+        if name not in OPTIONS:
+            return value
+        try:
+            return canonical(name, value)
+        except ConfigError as e:  # as in Ceph, a file's value that cannot be used is none
+            _log.info("%s", e)
+            return canonical(name, self._expand(OPTIONS[name][1]))
 
     def _raw(self, name: str) -> str | None:
         for source in (self._overrides, self._env):
@@ -276,7 +285,7 @@ class Config:
             "id": self.id,
             "num": self.id,
             "pid": str(os.getpid()),
-            "host": os.uname().nodename.split(".")[0] if hasattr(os, "uname") else "",
+            "host": self._raw("host") or (os.uname().nodename.split(".")[0] if hasattr(os, "uname") else ""),
             "home": os.path.expanduser("~"),
             "cctid": str(id(self)),
         }
@@ -296,7 +305,7 @@ def _option_of(arg: str) -> tuple[str, bool, str]:
     """(name, whether a value is attached, value) of an argument that looks like an option."""
     if arg.startswith("--") and len(arg) > 2:
         name, eq, value = arg[2:].partition("=")
-        return normalize(name), bool(eq), value
+        return normalize(name.replace("-", "_")), bool(eq), value
     if arg.startswith("-") and len(arg) >= 2 and arg[1] in _SHORT_ARGS:
         return _SHORT_ARGS[arg[1]], len(arg) > 2, arg[2:].removeprefix("=")
     return "", False, ""

@@ -97,15 +97,13 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "rbd_validate_pool": (BOOL, "true"),
 }
 
-_TRUE = ("true", "yes", "on", "1")
-_FALSE = ("false", "no", "off", "0")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
 _SPANS = {"": 1.0, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
 def normalize(name: str) -> str:
-    """The canonical spelling of an option's name: words joined by underscores."""
-    return "_".join(name.strip().replace("-", " ").replace("_", " ").split())
+    """The canonical spelling of an option's name: blanks between words are underscores."""
+    return "_".join(name.split())
 
 
 def parse_size(text: str) -> int:
@@ -146,8 +144,8 @@ def canonical(name: str, value: str) -> str:
     try:
         if kind == BOOL:
             low = value.strip().lower()
-            if low in _TRUE or low in _FALSE:
-                return "true" if low in _TRUE else "false"
+            if low in ("true", "false"):
+                return low
             return "true" if int(value) else "false"
         if kind in (INT, UINT):
             number = parse_size(value) if not value.strip().startswith("-") else int(value)

@@ -142,7 +142,8 @@ class Watches:
             if watch.session is not c.session:
                 self._reconnect(watch)
         elif isinstance(c.error, Error):
-            if c.error.errno == errno.ENOTCONN:
+            # ETIMEDOUT: the OSD has the watch, but not on this connection
+            if c.error.errno == errno.ETIMEDOUT or (c.error.errno == errno.ENOTCONN and c.session is not watch.session):
                 self._reconnect(watch)
             else:
                 watch.fail(c.error)

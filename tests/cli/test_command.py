@@ -120,7 +120,7 @@ def test_import_and_export(
     assert pyrbd("export", name, "-")[1] == data
     with rbd.Image(ioctx, name) as image:
         prefix = image.block_name_prefix()
-    assert len([o for o in rados_objects(ioctx, prefix)]) == 3, "the zeroes were not written"
+    assert len(rados_objects(ioctx, prefix)) == 3, "the zeroes were not written"
     assert pyrbd("rm", name)[0] == 0
     assert pyrbd("import", "-", name, stdin=data)[0] == 0
     assert rbd_cli("export", "--no-progress", name, "-") == data

@@ -272,7 +272,10 @@ def test_frames_survive_any_cut(messages: list[list[bytes]], rng: object, sunk: 
         at += n
         reader.received(n)
         while (frame := reader.next_frame()) is not None:
-            data = frame.data if frame.data is not None else bytes(places.pop(0))
+            if frame.data is not None:
+                data = frame.data
+            else:  # in the sink, unless the frame has no such segment
+                data = bytes(places.pop(0)) if len(frame.segments) > 1 else b""
             segments = [bytes(s) for s in frame.segments]
             got.append([*segments, *[b""] * (3 - len(segments)), data])
     assert got == messages
@@ -326,8 +329,8 @@ def test_each_crc_library(choice: str) -> None:
 def test_ceph_convention() -> None:
     """src/test/common/test_crc32c.cc."""
     assert crc32c.crc32c(b"foo bar baz", 0) == 4119623852
-    assert crc32c.crc32c(b"whiz bang boom", 0) == 881700046
-    assert crc32c.crc32c(b"foo bar baz", 1234) == 2360230088
+    assert crc32c.crc32c(b"whiz bang boom", 0) == 2360230088
+    assert crc32c.crc32c(b"foo bar baz", 1234) == 881700046
     assert crc32c.crc32c(b"whiz bang boom", 5678) == 3743019208
     assert crc32c.crc32c(b"") == 0xFFFFFFFF
 
