@@ -73,7 +73,7 @@ class Side:
     def bare_read_4k(self, seconds):
         """The same request without the image layer."""
         prefix = self.image.block_name_prefix()
-        oid = "%s.%016x" % (prefix, 0)
+        oid = f"{prefix}.{0:016x}"
         return self.measure(seconds, lambda n: self.ioctx.read(oid, 4096, n % 1024 * 4096))
 
     def read_4k(self, seconds):

@@ -302,7 +302,7 @@ def _open_tickets(replies: CephxTicketReplies, key: CryptoKey, session_keys: dic
             old = session_keys.get(t.service_id)
             if old is None:
                 raise AuthError("cephx: a ticket encrypted under a session that we do not have")
-            inner = Decoder(old.session_key.decrypt_raw(Decoder(raw).blob()))
+            inner = Decoder(old.session_key.decrypt_raw(raw))
             inner.skip(len(_PREFIX))
             raw = inner.blob()
         secret_id = CephxTicketBlob.decode(Decoder(raw)).secret_id

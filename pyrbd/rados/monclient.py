@@ -276,8 +276,9 @@ class MonClient:
                 isinstance(error, ProtocolError) and error.errno not in (errno.ECONNRESET, errno.ETIMEDOUT)
             )
             others = bool(self._hunting or self._queue)
-        if isinstance(error, AuthError):
-            self.tickets.pop(ENTITY_TYPE_AUTH, None)  # perhaps it was too old to be renewed
+        if isinstance(error, AuthError | DecodeError) and self.tickets.pop(ENTITY_TYPE_AUTH, None) is not None:
+            # perhaps the ticket was too old to prove our global id: begin as a new client
+            self.global_id = 0
         if final and not others and self._all_final():
             assert isinstance(error, PyrbdError)
             self._give_up(error)
@@ -473,4 +474,4 @@ class MonClient:
             close_session(s, error)
 
 
-__all__ = ["CommandReply", "DecodeError", "MonClient"]
+__all__ = ["CommandReply", "MonClient"]
