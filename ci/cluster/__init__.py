@@ -13,6 +13,7 @@ import base64
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -27,12 +28,14 @@ from typing import Any
 
 PACKAGES = ["ceph-mon", "ceph-mgr", "ceph-osd", "ceph-common", "python3-rados", "python3-rbd"]
 PROGRAMS = ["ceph-mon", "ceph-mgr", "ceph-osd", "ceph", "rbd", "rados", "monmaptool"]
+DAEMONS = {b"ceph-mon", b"ceph-mgr", b"ceph-osd"}
+SYSTEM_PYTHON = "/usr/bin/python3"
 OSD_SIZE = 4 << 30
 
 # one connection to the monitors for many commands: JSON lines in and out
 _COMMANDER = """
 import json, sys, rados
-c = rados.Rados(conffile=sys.argv[1])
+c = rados.Rados(conffile=sys.argv[1], conf={"client_mount_timeout": "30"})
 c.connect()
 print(json.dumps(c.get_fsid()), flush=True)
 for line in iter(sys.stdin.readline, ""):
@@ -50,32 +53,37 @@ def say(text: str) -> None:
 
 
 def missing_programs() -> list[str]:
+    """What this machine lacks for a native cluster; empty when it can start one."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin"
-    return [p for p in PROGRAMS if shutil.which(p, path=path) is None]
+    missing = [p for p in PROGRAMS if shutil.which(p, path=path) is None]
+    try:
+        probe = subprocess.run([SYSTEM_PYTHON, "-c", "import rados, rbd"], capture_output=True, check=False).returncode
+    except OSError:
+        probe = 1
+    return missing + ["python3-rados and python3-rbd"] * bool(probe)
 
 
 def install_packages() -> None:
     """Installs Ceph from the distribution when something of it is missing."""
-    missing = missing_programs()
-    python_missing = subprocess.run(
-        ["/usr/bin/python3", "-c", "import rados, rbd"], capture_output=True, check=False
-    ).returncode
-    if not missing and not python_missing:
+    what = ", ".join(missing_programs())
+    if not what:
         return
-    what = ", ".join(missing) or "python3-rados and python3-rbd"
     if shutil.which("apt-get") is None:
-        raise ClusterError(f"missing: {what}; install Ceph {' '.join(PACKAGES)} with your package manager")
+        raise ClusterError(f"missing: {what}; install Ceph ({' '.join(PACKAGES)}) with your package manager")
     prefix: list[str] = []
     if os.geteuid() != 0:
         if shutil.which("sudo") is None:
             raise ClusterError(f"missing: {what}; run as root: apt-get install {' '.join(PACKAGES)}")
         prefix = ["sudo", "-n"]
-    env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    # through env, as sudo keeps none of the caller's; a fresh machine may be busy with its own updates
+    prefix += ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
     say(f"installing {' '.join(PACKAGES)}")
     for args in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run([*prefix, "apt-get", "-qq", *args], env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run([*prefix, *args], capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterError(f"apt-get {args[0]} failed:\n{done.stdout[-1000:]}{done.stderr[-2000:]}")
+    if left := missing_programs():
+        raise ClusterError(f"apt-get installed {' '.join(PACKAGES)}, and there is still no {', '.join(left)}")
 
 
 def _new_key() -> str:
@@ -115,7 +123,7 @@ class Cluster:
         raise NotImplementedError
 
     def check_daemons(self) -> list[str]:
-        """The daemons that have died since they were started."""
+        """What went wrong with the daemons since they were started, a line each: deaths and crashes."""
         return []
 
 
@@ -146,7 +154,7 @@ class Commander:
 
     def __init__(self, conf: Path) -> None:
         self._process = subprocess.Popen(
-            ["/usr/bin/python3", "-c", _COMMANDER, str(conf)],
+            [SYSTEM_PYTHON, "-c", _COMMANDER, str(conf)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -181,13 +189,17 @@ class Commander:
             return out
 
     def close(self) -> None:
-        self._process.communicate(timeout=30)
+        try:
+            self._process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:  # a client whose monitor has gone does not end by itself
+            self._process.kill()
+            self._process.communicate()
 
 
 class NativeCluster(Cluster):
     """Daemons of the distribution's packages, on loopback, in a directory of their own.
 
-    The state is in that directory (`cluster.json`, `run/*.pid`), so that another process
+    The state is in that directory (`cluster.json`, `run/*.pid`, `log/`), so that another process
     can go on with it.
     """
 
@@ -196,6 +208,7 @@ class NativeCluster(Cluster):
         self.conf = self.dir / "ceph.conf"
         self._state_file = self.dir / "cluster.json"
         self.state: dict[str, Any] = {}
+        self._children: list[subprocess.Popen[bytes]] = []
         if self._state_file.exists():
             self.state = json.loads(self._state_file.read_text())
 
@@ -225,12 +238,14 @@ class NativeCluster(Cluster):
             seconds that it took, without the installation of packages.
         """
         install_packages()
-        if any(self.pid(n) for n in self.daemons):
+        if self._processes():
             raise ClusterError(f"a cluster runs in {self.dir}: take it down first")
         if self.dir.exists() and any(self.dir.iterdir()) and not self._state_file.exists():
             raise ClusterError(f"{self.dir} is not empty, and not a cluster's directory")
         if len(str(self.dir)) > 80:
             raise ClusterError(f"{self.dir}: too long for the daemons' sockets")
+        if not (1 <= mons <= 9 and 1 <= osds <= 99):
+            raise ClusterError("a cluster has 1 to 9 monitors and 1 to 99 OSDs")
         started = time.monotonic()
         shutil.rmtree(self.dir, ignore_errors=True)
         mon_ids = [chr(ord("a") + i) for i in range(mons)]
@@ -447,7 +462,7 @@ class NativeCluster(Cluster):
         env = dict(os.environ, PATH=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin")
         for var in ("CEPH_ARGS", "CEPH_CONF", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             env.pop(var, None)
-        with open(self.dir / "log" / f"{name}.out", "ab") as log:
+        with open(self.dir / "log" / f"{name}.out", "wb") as log:
             process = subprocess.Popen(
                 [f"ceph-{kind}", "-i", ident, "-c", str(self.conf), *args],
                 stdin=subprocess.DEVNULL,
@@ -457,14 +472,32 @@ class NativeCluster(Cluster):
                 env=env,
                 start_new_session=True,
             )
+        self._children.append(process)
         return name, process
 
     def _finish(self, processes: Iterable[tuple[str, subprocess.Popen[bytes]]]) -> None:
         """Waits for mkfs, or for daemons to have gone to the background."""
         for name, process in processes:
             if process.wait():
-                text = (self.dir / "log" / f"{name}.out").read_text(errors="replace")
-                raise ClusterError(f"{name}: exit status {process.returncode}\n{text[-2000:]}")
+                output = self.dir / "log" / f"{name}.out"
+                # what it said, without the backtraces
+                lines = [line for line in output.read_text(errors="replace").splitlines() if line.strip()]
+                said = [line for line in lines if not re.match(r" *(\d+: |NOTE: |-?\d+> )", line)]
+                shown = "\n  ".join(list(dict.fromkeys(said))[-8:])
+                raise ClusterError(f"{name}: exit status {process.returncode}, see {output}:\n  {shown}")
+            self._children.remove(process)
+
+    def _processes(self) -> dict[int, str]:
+        """The daemons of this cluster that run, by pid, also those that have not written their pid file yet."""
+        found = {}
+        for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if os.path.basename(words[0]) in DAEMONS and os.fsencode(self.conf) in words:
+                found[pid] = words[0].decode()
+        return found
 
     def pid(self, name: str) -> int | None:
         """The pid of a daemon of this cluster that runs, else None."""
@@ -486,12 +519,12 @@ class NativeCluster(Cluster):
     def kill(self, name: str) -> None:
         """kill -9, and waits until it is gone."""
         self.signal(name, signal.SIGKILL)
-        self._wait_gone([name], 10)
+        self._wait_gone(name, 10)
 
     def stop(self, name: str) -> None:
         """Ends a daemon in order."""
         self.signal(name, signal.SIGTERM)
-        self._wait_gone([name], 20)
+        self._wait_gone(name, 20)
 
     def start(self, name: str) -> None:
         """Starts a daemon again."""
@@ -505,26 +538,42 @@ class NativeCluster(Cluster):
     def resume(self, name: str) -> None:
         self.signal(name, signal.SIGCONT)
 
-    def _wait_gone(self, names: list[str], timeout: float) -> bool:
+    def _wait_gone(self, name: str, timeout: float) -> None:
         end = time.monotonic() + timeout
-        while any(self.pid(n) for n in names):
+        while self.pid(name):
             if time.monotonic() > end:
-                return False
+                raise ClusterError(f"{name} has not ended after {timeout:.0f} s")
             time.sleep(0.02)
-        return True
 
     def check_daemons(self) -> list[str]:
-        return [n for n in self.daemons if self.pid(n) is None]
+        problems = [f"{n} does not run, see {self.dir}/log/{n}.log" for n in self.daemons if self.pid(n) is None]
+        for meta in sorted((self.dir / "crash").glob("*/meta")):  # written by a daemon's signal handler
+            try:
+                report = json.loads(meta.read_text())
+            except ValueError:
+                report = {}
+            why = report.get("assert_msg", "a fatal signal").strip()
+            problems.append(f"{report.get('entity_name', '?')} crashed, see {meta.parent}: {why}")
+        return problems
 
     # ------------------------------------------------------------ down
 
     def stop_daemons(self) -> None:
         """Ends what runs of this cluster, and nothing else."""
-        names = [n for n in reversed(self.daemons) if self.pid(n)]
-        for n in names:
-            # nothing here is worth a clean shutdown
-            self.signal(n, signal.SIGKILL)
-        self._wait_gone(names, 10)
+        end = time.monotonic() + 20
+        # again until nothing is left, for one may be about to go to the background
+        while running := self._processes():
+            if time.monotonic() > end:
+                raise ClusterError(f"these do not end: {running}")
+            for pid in running:
+                try:
+                    os.kill(pid, signal.SIGKILL)  # nothing here is worth a clean shutdown
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.02)
+        for process in self._children:
+            process.wait()
+        self._children.clear()
 
     def down(self) -> None:
         """Stops the daemons and removes the directory."""
@@ -543,8 +592,9 @@ class NativeCluster(Cluster):
             "conf": str(self.conf),
             "store": self.state.get("store"),
             "daemons": {n: self.pid(n) for n in self.daemons},
+            "problems": self.check_daemons(),
         }
-        if self.pid(self.daemons[0]):
+        if any(self.pid(n) for n in self.daemons if n.startswith("mon.")):
             commander = Commander(self.conf)
             try:
                 result["ceph"] = commander.command("status")
