@@ -444,10 +444,8 @@ class Image(ImageProperties):
 
     def __del__(self) -> None:
         if not self.closed and not self._client.closed and not self._client.forked:
-            try:
-                self.close()
-            except Exception:
-                pass
+            self.closed = True
+            self._core.abandon()
 
     def _run(self, coro: Coroutine[Any, Any, T], what: str) -> T:
         return _call(self._client, coro, f"error {what} image {self.name}")

@@ -30,7 +30,7 @@ _numbers = itertools.count(1)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that stop daemons come last, so that a failure of theirs does not hide others."""
-    items.sort(key=lambda item: "faults" in item.nodeid)
+    items.sort(key=lambda item: "test_faults" in item.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -410,6 +410,13 @@ class NativeCluster(Cluster):
                 "osd_heartbeat_grace": 4,
                 "osd_mon_report_interval": 1,
                 "osd_scrub_load_threshold": 0.01,
+                # an OSD with memstore that was killed comes back empty
+                "osd_recovery_sleep": 0,
+                "osd_recovery_sleep_hdd": 0,
+                "osd_recovery_max_active": 20,
+                "osd_max_backfills": 10,
+                "osd_snap_trim_sleep": 0,
+                "osd_delete_sleep": 0,
             },
         }
         common: dict[str, object] = {

@@ -159,6 +159,16 @@ class Image:
             if self.parent is not None:
                 await self.parent.close()
 
+    def abandon(self) -> None:
+        """Lets go of an image that nobody closed, without waiting for anything: this may run
+        in a garbage collection, anywhere."""
+        self.closed = True
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            self.io.client.driver.defer(watch.abandon)
+        if self.parent is not None:
+            self.parent.abandon()
+
     async def _lookup_name(self) -> str:
         data = await self.io.call(
             cls_rbd.RBD_DIRECTORY, "rbd", "dir_get_name", len(self.id).to_bytes(4, "little") + self.id.encode()

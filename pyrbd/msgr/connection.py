@@ -47,6 +47,7 @@ from .frames import (
     decode_message_header,
     encode_banner,
     encode_frame,
+    encode_message_frame,
 )
 from .types import ENTITY_TYPE_CLIENT, ENTITY_TYPE_NAMES, EntityAddr, EntityAddrVec, Utime
 
@@ -265,6 +266,10 @@ class Connection:
 
     # ------------------------------------------------------------ bytes in, bytes out
 
+    @property
+    def has_data_to_send(self) -> bool:
+        return bool(self._out)
+
     def data_to_send(self) -> list[Buffer]:
         """Takes what the connection itself wants to send."""
         out = self._out
@@ -315,13 +320,15 @@ class Connection:
         version: int,
         compat: int,
         priority: int,
-        front: Buffer,
+        front: bytes,
         data: Buffer = b"",
     ) -> list[Buffer]:
         """Frames a message; the caller sends the buffers in order, and all of them."""
         self._out_seq += 1
         header = _SEQ_TID_ETC.pack(self._out_seq, tid, kind, priority, version, 0, 0, self.in_seq, 1, compat, 0)
-        return encode_frame(TAG_MESSAGE, header, front, b"", data)
+        if not front:
+            return encode_frame(TAG_MESSAGE, header, front, b"", data)
+        return encode_message_frame(header, front, data)
 
     def send_keepalive(self, stamp: Utime) -> None:
         """Asks the peer for a sign of life; a :class:`KeepaliveAck` with `stamp` follows."""

@@ -183,6 +183,30 @@ def encode_frame(tag: int, *segments: Buffer) -> list[Buffer]:
     return out
 
 
+_message_preambles: dict[tuple[int, int], bytes] = {}
+
+
+def encode_message_frame(header: bytes, front: bytes, data: Buffer) -> list[Buffer]:
+    """:func:`encode_frame` for messages without a middle, which is all that a client sends
+    often: the preamble is made once for each pair of lengths, and small frames are one buffer."""
+    n = len(data)
+    if n >= 16384:
+        return encode_frame(TAG_MESSAGE, header, front, b"", data)
+    key = (len(front), n)
+    preamble = _message_preambles.get(key)
+    if preamble is None:
+        if len(_message_preambles) >= 4096:
+            _message_preambles.clear()
+        lengths = [HEADER_SIZE, len(front), 0, n] if n else [HEADER_SIZE, len(front)]
+        preamble = _message_preambles[key] = encode_preamble(TAG_MESSAGE, lengths)
+    crc0 = _U32.pack(standard_crc32c(header, 0) ^ MASK)
+    crc1 = standard_crc32c(front, 0) ^ MASK
+    if n:
+        epilogue = _EPILOGUE.pack(LATE_STATUS_COMPLETE, crc1, MASK, standard_crc32c(data, 0) ^ MASK)
+        return [b"".join((preamble, header, crc0, front, data, epilogue))]
+    return [b"".join((preamble, header, crc0, front, _EPILOGUE.pack(LATE_STATUS_COMPLETE, crc1, 0, 0)))]
+
+
 Sink = Callable[[int, int], "memoryview | None"]
 """`sink(tid, length)`: where the data segment of this reply shall go: a writable view of
 exactly that many bytes, or None for a new `bytes`."""

@@ -132,7 +132,11 @@ class Client:
     def wait(self, completion: Completion[T]) -> T:
         """Waits for one completion in the caller's thread, and gives its result."""
         if not completion.done:
-            self.driver.wait(completion)  # type: ignore[attr-defined]
+            try:
+                self.driver.wait(completion)  # type: ignore[attr-defined]
+            except BaseException:
+                completion.abandon()
+                raise
         return completion.result()
 
     # ------------------------------------------------------------ connecting

@@ -54,6 +54,10 @@ class Completion(Generic[T]):
         """Called by a waiter after the deadline; must finish the completion."""
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """Called when the one who waited was interrupted: an operation must not be sent
+        again then, or it could undo what its owner does next."""
+
     def set_result(self, result: T) -> None:
         if not self.done:
             self._result = result
@@ -102,7 +106,11 @@ class Completion(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         if not self.done:
-            yield from self._driver.suspend(self)
+            try:
+                yield from self._driver.suspend(self)
+            except BaseException:
+                self.abandon()
+                raise
         return self.result()
 
 

@@ -232,6 +232,9 @@ class Op(Completion[Any]):
         )
         return session.conn.encode_message(self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data)
 
+    def abandon(self) -> None:
+        self.objecter.cancel(self, make_ex(-errno.ECANCELED, f"the wait for {self.target} was interrupted"))
+
     def expire(self) -> None:
         self.objecter.cancel(
             self,
@@ -283,17 +286,21 @@ class Objecter:
 
     def submit(self, op: Op, *, background: bool = False) -> Op:
         """Sends `op`, now if it can be sent. `background`: no thread is going to wait for it."""
-        with self.lock:
-            if self._closed is not None:
-                raise self._closed
-            op.tid = next(self._tids)
-            session = self._place(op)
-        if session is not None:
-            if background:
-                session.aio.add(op.tid)
-                if not session.watched:
-                    self.driver.wake()
-            session.flush()
+        try:
+            with self.lock:
+                if self._closed is not None:
+                    raise self._closed
+                op.tid = next(self._tids)
+                session = self._place(op)
+            if session is not None:
+                if background:
+                    session.aio.add(op.tid)
+                    if not session.watched:
+                        self.driver.wake()
+                session.flush()
+        except BaseException:
+            op.abandon()
+            raise
         return op
 
     def operation(

@@ -69,6 +69,16 @@ class Watch:
             except ObjectNotFound:
                 pass
 
+    def abandon(self) -> None:
+        """Ends the watch without waiting for the OSD."""
+        if not self.closed:
+            self.closed = True
+            self._table.remove(self)
+            try:
+                self.io.submit(self.oid, ObjectOperation().watch(self.cookie, WATCH_OP_UNWATCH), background=True)
+            except Error as e:
+                _log.info("%r: %s", self, e)
+
     def fail(self, error: Error) -> None:
         """The watch is lost: a notification may have been missed."""
         if self.error is not None or self.closed:

@@ -281,6 +281,13 @@ def test_frames_survive_any_cut(messages: list[list[bytes]], rng: object, sunk: 
     assert got == messages
 
 
+@given(st.binary(min_size=1, max_size=300), st.integers(0, 20000))
+def test_the_short_way_to_a_message_frame_gives_the_same_bytes(front: bytes, n: int) -> None:
+    header, data = bytes(range(41)), bytes([7]) * n
+    short = frames.encode_message_frame(header, front, data)
+    assert b"".join(map(bytes, short)) == b"".join(map(bytes, encode_frame(Tag.MESSAGE, header, front, b"", data)))
+
+
 def test_crc_of_an_empty_segment_is_minus_one() -> None:
     """Writing 0 there makes an OSD close the connection without a word."""
     raw = b"".join(map(bytes, encode_frame(Tag.MESSAGE, bytes(41), b"front", b"", b"data")))

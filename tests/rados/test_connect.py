@@ -380,3 +380,35 @@ def test_pools(handle: rados.Rados, ceph_cli: Callable[..., bytes]) -> None:
     assert handle.pool_lookup(pool) is None
     with pytest.raises(rados.ObjectNotFound):
         handle.delete_pool(pool)
+
+
+def test_an_interrupted_write_is_not_sent_again(native: object, conf: str, ioctx: rados.Ioctx) -> None:
+    """It must not undo, after a reconnect, what its owner wrote since."""
+    from pyrbd.rados.operations import ObjectOperation
+
+    ioctx.write_full("interrupted", b"first")
+    objecter = ioctx._client.objecter
+    op = objecter.operation(ioctx._io._target("interrupted"), ObjectOperation().write_full(b"interrupted"))
+    with objecter.lock:  # as if the interrupt came after it was placed, before it was sent
+        op.tid = next(objecter._tids)
+        session = objecter._place(op)
+        assert session is not None
+        session.queue.remove(op)
+    op.abandon()
+    ioctx.write_full("interrupted", b"second")
+    session.abort(rados.OSError("cut by the test"))
+    assert ioctx.read("interrupted") == b"second"
+    assert op.done and not session.ops
+    ioctx.remove_object("interrupted")
+
+
+def test_an_image_that_is_not_closed_stops_watching(ioctx: rados.Ioctx, name: str) -> None:
+    rbd.RBD().create(ioctx, name, 1 << 20)
+    rbd.Image(ioctx, name)  # dropped at once
+    end = time.monotonic() + 10
+    while True:
+        try:
+            rbd.RBD().remove(ioctx, name)
+            return
+        except rbd.ImageBusy:
+            assert time.monotonic() < end
