@@ -73,8 +73,14 @@ class Side:
     def bare_read_4k(self, seconds):
         """The same request without the image layer."""
         prefix = self.image.block_name_prefix()
-        oid = f"{prefix}.{0:016x}"
-        return self.measure(seconds, lambda n: self.ioctx.read(oid, 4096, n % 1024 * 4096))
+        places = [(f"{prefix}.{o >> 22:016x}", o & (4 * MIB - 1)) for o in self.offsets(4096)]
+        read = self.ioctx.read
+
+        def step(n):
+            oid, offset = places[n & 4095]
+            read(oid, 4096, offset)
+
+        return self.measure(seconds, step)
 
     def read_4k(self, seconds):
         offsets, image = self.offsets(4096), self.image

@@ -20,6 +20,23 @@ StandardCrc = Callable[["Buffer", int], int]
 
 
 def _from_crc32c() -> StandardCrc:
+    """The extension module of the package `crc32c`, without the package around it: that reads
+    its own metadata when it is imported, which takes longer than all of pyrbd."""
+    import importlib.machinery
+    import importlib.util
+    import os
+
+    package = importlib.util.find_spec("crc32c")
+    for directory in (package.submodule_search_locations or ()) if package is not None else ():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = os.path.join(directory, f"_crc32c{suffix}")
+            if os.path.exists(path):
+                spec = importlib.util.spec_from_file_location("_crc32c", path)
+                if spec is not None and spec.loader is not None:
+                    module = importlib.util.module_from_spec(spec)
+                    spec.loader.exec_module(module)
+                    extension: StandardCrc = module.crc32c
+                    return extension
     import crc32c as lib
 
     f: StandardCrc = lib.crc32c
