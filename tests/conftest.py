@@ -1,7 +1,8 @@
 """Fixtures: a real cluster for the session, Ceph's own tools as the oracle.
 
 The cluster is a native one, started once; with ``PYRBD_TEST_CLUSTER=external`` the one of
-``$CEPH_CONF`` is used instead.
+``$CEPH_CONF`` is used instead. Tests are skipped for what this machine lacks (Ceph's daemons,
+its tools), never for what fails.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ci.cluster import Cluster, ClusterError, ExternalCluster, NativeCluster  # noqa: E402
+from ci.cluster import (  # noqa: E402
+    SYSTEM_PYTHON,
+    Cluster,
+    ClusterError,
+    ExternalCluster,
+    NativeCluster,
+    missing_programs,
+)
 from pyrbd import rados, rbd  # noqa: E402
 
 _numbers = itertools.count(1)
@@ -33,24 +42,45 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "test_faults" in item.nodeid)
 
 
+@contextmanager
+def native_cluster(**options: Any) -> Iterator[NativeCluster]:
+    """A cluster of one's own for a test; daemons that died without being asked to are a failure."""
+    directory = Path(tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp"))
+    native = NativeCluster(directory / "c")
+    try:
+        native.up(**options)
+    except ClusterError as e:
+        if missing := missing_programs():
+            shutil.rmtree(directory, ignore_errors=True)
+            pytest.skip(f"no cluster without {', '.join(missing)}: {e}")
+        raise
+    try:
+        yield native
+    finally:
+        problems = native.check_daemons()
+        if problems:
+            native.stop_daemons()  # and leave their logs
+        else:
+            native.down()
+            shutil.rmtree(directory, ignore_errors=True)
+    assert not problems, "\n".join(["the daemons did not survive the tests:", *problems])
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A running cluster; daemons that died without being asked to are a failure."""
+    """The running cluster that the tests share."""
     if os.environ.get("PYRBD_TEST_CLUSTER") == "external":
         yield ExternalCluster()
         return
-    directory = tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp")
-    native = NativeCluster(Path(directory) / "c")
-    try:
-        native.up()
-    except ClusterError as e:
-        shutil.rmtree(directory, ignore_errors=True)
-        pytest.skip(f"no cluster: {e}")
-    yield native
-    dead = native.check_daemons()
-    native.down()
-    shutil.rmtree(directory, ignore_errors=True)
-    assert not dead, f"these daemons died during the tests: {dead}"
+    with native_cluster() as native:
+        yield native
+
+
+@pytest.fixture(scope="module")
+def monitors() -> Iterator[NativeCluster]:
+    """A cluster of its own with three monitors and one OSD, for tests that stop monitors."""
+    with native_cluster(mons=3, osds=1) as native:
+        yield native
 
 
 @pytest.fixture(scope="session")
@@ -139,8 +169,7 @@ def rados_cli(conf: str) -> Run:
 def librbd(conf: str) -> Callable[[str], Any]:
     """Runs code with Ceph's Python modules, with `cluster`, `ioctx`, `rados`, `rbd` at hand;
     gives what it assigns to `result`, through JSON."""
-    probe = subprocess.run(["/usr/bin/python3", "-c", "import rados, rbd"], capture_output=True, check=False)
-    if probe.returncode:
+    if any("python3" in missing for missing in missing_programs()):
         pytest.skip("python3-rbd is not installed: there is no oracle for this test")
 
     def run(code: str) -> Any:
@@ -151,7 +180,7 @@ def librbd(conf: str) -> Callable[[str], Any]:
             f"{code}\n"
             "print(json.dumps(result))\n"
         )
-        done = subprocess.run(["/usr/bin/python3", "-c", script], capture_output=True, text=True, check=False)
+        done = subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

@@ -237,6 +237,8 @@ class NativeCluster(Cluster):
         Returns:
             seconds that it took, without the installation of packages.
         """
+        if not (1 <= mons <= 9 and 1 <= osds <= 99):
+            raise ClusterError("a cluster has 1 to 9 monitors and 1 to 99 OSDs")
         install_packages()
         if self._processes():
             raise ClusterError(f"a cluster runs in {self.dir}: take it down first")
@@ -244,8 +246,6 @@ class NativeCluster(Cluster):
             raise ClusterError(f"{self.dir} is not empty, and not a cluster's directory")
         if len(str(self.dir)) > 80:
             raise ClusterError(f"{self.dir}: too long for the daemons' sockets")
-        if not (1 <= mons <= 9 and 1 <= osds <= 99):
-            raise ClusterError("a cluster has 1 to 9 monitors and 1 to 99 OSDs")
         started = time.monotonic()
         shutil.rmtree(self.dir, ignore_errors=True)
         mon_ids = [chr(ord("a") + i) for i in range(mons)]
@@ -387,6 +387,9 @@ class NativeCluster(Cluster):
                 "osd_heartbeat_grace": 4,
                 "paxos_propose_interval": 0.1,
                 "paxos_min_wait": 0.02,
+                # several monitors: a round of an election, and a leader's silence, take 5 s by default
+                "mon_election_timeout": 1,
+                "mon_lease": 2,
                 "mon_warn_on_pool_no_redundancy": "false",
             },
             "mgr": {"mgr_data": d / "mgr.$id", "mgr_stats_period": 1, "mgr_tick_period": 1, "public_addr": "127.0.0.1"},
@@ -584,10 +587,9 @@ class NativeCluster(Cluster):
 
     def down(self) -> None:
         """Stops the daemons and removes the directory."""
-        if not self._state_file.exists():
-            return
-        self.stop_daemons()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        self.stop_daemons()  # also when somebody has removed their directory
+        if self._state_file.exists():
+            shutil.rmtree(self.dir, ignore_errors=True)
         self.state = {}
 
     def status(self) -> dict[str, Any]:

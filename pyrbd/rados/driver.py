@@ -210,6 +210,15 @@ class ThreadDriver:
                 _log.exception("background thread")
                 time.sleep(TICK)
         self._run_deferred()
+        with self._lock:
+            left = list(self._sessions.values())
+        for s in left:
+            # aborted (a monitor that was slower than another), and the end came before a turn that closes it
+            if not s.alive and s.lead(me):
+                try:
+                    s.pump(False)
+                finally:
+                    s.unlead(me)
 
     def _run_deferred(self) -> None:
         while self._deferred:
