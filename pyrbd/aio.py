@@ -77,19 +77,6 @@ class Rados(ClusterHandle):
         if self._client is not None:
             self._client.shutdown()
 
-    def get_fsid(self) -> str:
-        self.require_state("connected")
-        return self.client.fsid
-
-    def get_instance_id(self) -> int:
-        self.require_state("connected")
-        return self.client.global_id
-
-    def list_pools(self) -> list[str]:
-        """The pools in the newest map that we hold."""
-        self.require_state("connected")
-        return [name for _, name in sorted(self.client.osdmap.pool_names.items())]
-
     async def mon_command(self, cmd: str, inbuf: bytes = b"", timeout: float = 0) -> tuple[int, bytes, str]:
         """Runs a command of the monitors; (return code, output, a line for people)."""
         self.require_state("connected")

@@ -226,6 +226,35 @@ class ClusterHandle:
         self.require_state("configuring", "connected")
         _translate(self._config.set, _text(option, "option"), _text(val, "val"))
 
+    # ------------------------------------------------------------ what a connected client knows
+
+    def get_instance_id(self) -> int:
+        """The global id that the monitors gave us."""
+        self.require_state("connected")
+        return self.client.global_id
+
+    def get_addrs(self) -> str:
+        """Our own addresses, as the cluster sees them."""
+        self.require_state("configuring", "connected")
+        return str(self.client.addrs) if self.state == "connected" else "-"
+
+    def get_fsid(self) -> str:
+        """The cluster's id."""
+        self.require_state("connected")
+        return self.client.fsid
+
+    def list_pools(self) -> list[str]:
+        """The names of all pools."""
+        self.require_state("connected")
+        return [name for _, name in sorted(self.client.osdmap.pool_names.items())]
+
+    def pool_reverse_lookup(self, pool_id: int) -> str | None:
+        """The name of a pool, or None."""
+        self.require_state("connected")
+        if not isinstance(pool_id, int):
+            raise TypeError("pool_id must be an integer")
+        return self.client.osdmap.pool_names.get(pool_id)
+
 
 class Rados(ClusterHandle):
     """A connection to a cluster; a context manager. See :class:`ClusterHandle` for arguments."""
@@ -268,21 +297,6 @@ class Rados(ClusterHandle):
         if self._client is not None:
             self._client.shutdown()
 
-    def get_instance_id(self) -> int:
-        """The global id that the monitors gave us."""
-        self.require_state("connected")
-        return self.client.global_id
-
-    def get_addrs(self) -> str:
-        """Our own addresses, as the cluster sees them."""
-        self.require_state("configuring", "connected")
-        return str(self.client.addrs) if self.state == "connected" else "-"
-
-    def get_fsid(self) -> str:
-        """The cluster's id."""
-        self.require_state("connected")
-        return self.client.fsid
-
     def wait_for_latest_osdmap(self) -> int:
         """Returns when we hold the newest map; returns 0."""
         self.require_state("connected")
@@ -290,11 +304,6 @@ class Rados(ClusterHandle):
         return 0
 
     # ------------------------------------------------------------ pools
-
-    def list_pools(self) -> list[str]:
-        """The names of all pools."""
-        self.require_state("connected")
-        return [name for _, name in sorted(self.client.osdmap.pool_names.items())]
 
     def pool_exists(self, pool_name: str) -> bool:
         """Whether a pool of that name exists, now."""
@@ -307,13 +316,6 @@ class Rados(ClusterHandle):
             return self.client.run(self.client.lookup_pool(_text(pool_name, "pool_name")))
         except ObjectNotFound:
             return None
-
-    def pool_reverse_lookup(self, pool_id: int) -> str | None:
-        """The name of a pool, or None."""
-        self.require_state("connected")
-        if not isinstance(pool_id, int):
-            raise TypeError("pool_id must be an integer")
-        return self.client.osdmap.pool_names.get(pool_id)
 
     def create_pool(self, pool_name: str, crush_rule: int | None = None, auid: int | None = None) -> None:
         """Creates a replicated pool. ObjectExists if there is one of that name."""
