@@ -14,8 +14,11 @@ as_root() {
 
 apt_install() {
   command -v apt-get >/dev/null || { echo "install $* with your package manager" >&2; return 1; }
-  as_root apt-get -qq update >/dev/null
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
+  say "installing $*"
+  # a fresh machine may be busy with its own updates
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300)
+  as_root "${apt[@]}" update >/dev/null
+  as_root "${apt[@]}" install -y --no-install-recommends "$@" >/dev/null
 }
 
 # a Python of 3.10 or newer that can make virtual environments
@@ -31,13 +34,20 @@ find_python() {
   return 1
 }
 
+find_or_install_python() {
+  find_python && return
+  apt_install python3 python3-venv >&2
+  find_python || { echo "no Python 3.10 or newer with the venv module; PYRBD_PYTHON may name one" >&2; return 1; }
+}
+
 make_venv() {
-  if [ ! -x "$venv/bin/python" ]; then
+  if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     local python
-    python=$(find_python) || { apt_install python3 python3-venv; python=$(find_python) ||
-      { echo "no Python 3.10 or newer with the venv module" >&2; exit 1; }; }
+    python=$(find_or_install_python)
     say "making $venv with $("$python" --version)"
-    "$python" -m venv "$venv"
+    local clear=()
+    [ ! -f "$venv/pyvenv.cfg" ] || clear=(--clear) # one that broke, by an upgrade of Python perhaps
+    "$python" -m venv "${clear[@]}" "$venv"
   fi
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e "$root[$1]"
 }

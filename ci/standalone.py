@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    assert not Path(pyrbd.__file__).is_relative_to(ROOT), "this must be the installed package"
+    package = Path(pyrbd.__file__).parent
+    assert not package.is_relative_to(ROOT), "this must be the installed package"
+    assert (package / "py.typed").exists(), "the types are not installed"
     pyrbd.install_as_ceph()
     rados = importlib.import_module("rados")
     rbd = importlib.import_module("rbd")
@@ -26,8 +28,12 @@ def main() -> None:
             assert image.read(12345, len(data)) == data
         rbd.RBD().remove(ioctx, "standalone")
     maps = Path("/proc/self/maps").read_text()
-    for library in ("librados", "librbd", "libceph"):
+    for library in ("librados", "librbd", "libceph", "/rados.cpython", "/rbd.cpython"):
         assert library not in maps, f"{library} is loaded"
+    for module in (rados, rbd):
+        assert module.__file__ is not None and Path(module.__file__).is_relative_to(package), module
+    for name in sys.modules:
+        assert not name.startswith(("ceph", "cephfs")), f"{name} is loaded"
     print(f"pyrbd {pyrbd.__version__} wrote and read an image; no library of Ceph is loaded")
 
 

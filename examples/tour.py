@@ -101,14 +101,17 @@ def main(conf: str) -> None:
     with step("connect to the cluster") as note:
         cluster.connect(timeout=10)
         note.append(f"fsid {cluster.get_fsid()}")
-    with cluster, cluster.open_ioctx("rbd") as ioctx:
-        name = f"tour-{os.getpid()}"
-        try:
-            tour(ioctx, conf, name)
-        except BaseException:
-            for left in {name, f"{name}-renamed"} & set(rbd.RBD().list(ioctx)):
-                rbd.RBD().remove(ioctx, left)
-            raise
+    name = f"tour-{os.getpid()}"
+    try:
+        with cluster.open_ioctx("rbd") as ioctx:
+            try:
+                tour(ioctx, conf, name)
+            except BaseException:
+                for left in {name, f"{name}-renamed"} & set(rbd.RBD().list(ioctx)):
+                    rbd.RBD().remove(ioctx, left)
+                raise
+    finally:
+        cluster.shutdown()
     print(f"\n  all of it in {time.perf_counter() - begun:.1f} s\n")
 
 
