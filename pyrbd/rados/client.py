@@ -57,6 +57,10 @@ class Driver(Protocol):
     def abandon(self) -> None: ...
 
 
+MAX_AUTH_FAILURES = 5
+AUTH_FAILURE_WINDOW = 60.0
+"""When OSDs refuse our tickets more often than that in so many seconds, requests fail."""
+
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
@@ -72,7 +76,7 @@ class Client:
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
         self._global_seq = count(1)
-        self._auth_failures = 0
+        self._auth_failures: list[float] = []
         self.objecter = Objecter(driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map)
         self.watches = Watches(self)
         self.objecter.on_rehomed = self.watches.check
@@ -267,11 +271,13 @@ class Client:
 
     def _auth_failed(self, error: AuthError) -> bool:
         """An OSD did not accept our ticket: gets another. False when that has not helped."""
-        self._auth_failures += 1
-        if self._auth_failures > 5 or self.mon is None:
+        now = time.monotonic()
+        self._auth_failures = [t for t in self._auth_failures if now - t < AUTH_FAILURE_WINDOW] + [now]
+        n = len(self._auth_failures)
+        if n > MAX_AUTH_FAILURES or self.mon is None:
             return False
         _log.warning("%s; renewing tickets", error)
-        self.driver.call_later(0.1 * self._auth_failures, self.mon.renew_tickets)
+        self.driver.call_later(0.1 * n, self.mon.renew_tickets)
         return True
 
     # ------------------------------------------------------------ the cluster
