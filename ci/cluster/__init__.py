@@ -423,8 +423,8 @@ class NativeCluster(Cluster):
             },
         }
         if store == "memstore":
-            # before reef it counts its bytes without a lock: one lost update of 64 KiB, and an OSD that is
-            # nearly empty reports to be full. So one thread does all operations of an OSD
+            # 16.2 adds up its bytes without a lock: after one lost update of 64 KiB an OSD that is nearly
+            # empty reports to be full, and writes wait. So one thread does all operations of an OSD
             sections["osd"].update(osd_op_num_shards=1, osd_op_num_threads_per_shard=1)
         common: dict[str, object] = {
             "run_dir": d / "run",
