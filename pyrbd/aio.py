@@ -14,18 +14,22 @@ arguments, results and exceptions are those of `pyrbd.rados` and `pyrbd.rbd`.
 from __future__ import annotations
 
 import errno
-from collections.abc import Coroutine
-from typing import Any, Literal, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from .errors import PyrbdError
 from .image import directory
 from .image.image import Image as _Core
-from .rados import ClusterHandle, _data, _text
+from .msgr.types import HObject, ListedObject
+from .rados import ClusterHandle, requests
 from .rados import exceptions as _rados
 from .rados.aiodriver import AsyncioDriver
 from .rados.client import Client
-from .rados.io import IoContext
-from .rados.operations import ObjectOperation
+from .rados.ioctx import LIBRADOS_OPERATION_NOFLAG, IoctxBase, osd_flags
+from .rados.opctx import ReadOp, WriteOp
+from .rados.requests import Request, data_of, text, writable
+from .rados.watch import UserWatch, decode_acks
 from .rbd import (
     _FADVISE_MASK,
     ImageProperties,
@@ -37,9 +41,20 @@ from .rbd import (
     incomplete,
 )
 
+if TYPE_CHECKING:
+    from typing import Concatenate
+
+    from typing_extensions import ParamSpec
+
+    from .msgr.messages import MWatchNotify
+    from .rados.monclient import CommandReply
+    from .rados.watch import Watch as _Watch
+
+    P = ParamSpec("P")
+
 T = TypeVar("T")
 
-__all__ = ["RBD", "Image", "Ioctx", "Rados"]
+__all__ = ["RBD", "Image", "Ioctx", "Rados", "Watch"]
 
 
 async def _call(coro: Coroutine[Any, Any, T], what: str) -> T:
@@ -77,11 +92,59 @@ class Rados(ClusterHandle):
         if self._client is not None:
             self._client.shutdown()
 
-    async def mon_command(self, cmd: str, inbuf: bytes = b"", timeout: float = 0) -> tuple[int, bytes, str]:
-        """Runs a command of the monitors; (return code, output, a line for people)."""
+    async def mon_command(
+        self, cmd: str, inbuf: bytes = b"", timeout: float = 0, target: str | int | None = None
+    ) -> tuple[int, bytes, str]:
+        """Runs a command of the monitors; (return code, output, a line for people). See
+        `rados.Rados.mon_command`; a timeout raises TimedOut."""
         self.require_state("connected")
-        reply = await self.client.mon_command(_text(cmd, "cmd"), inbuf, timeout or None)
-        return reply.result, reply.output, reply.status
+        one = None if target is None else str(target)
+        return _reply(await self.client.mon_command(text(cmd, "cmd"), inbuf, timeout or None, one))
+
+    async def mgr_command(
+        self, cmd: str, inbuf: bytes = b"", timeout: float = 0, target: str | None = None
+    ) -> tuple[int, bytes, str]:
+        """Runs a command of the mgr."""
+        self.require_state("connected")
+        return _reply(await self.client.mgr_command(text(cmd, "cmd"), inbuf, timeout or None, target))
+
+    async def osd_command(self, osdid: int, cmd: str, inbuf: bytes = b"", timeout: float = 0) -> tuple[int, bytes, str]:
+        """Runs a command of an OSD."""
+        self.require_state("connected")
+        return _reply(await self.client.osd_command(osdid, text(cmd, "cmd"), inbuf, timeout or None))
+
+    async def pg_command(self, pgid: str, cmd: str, inbuf: bytes = b"", timeout: float = 0) -> tuple[int, bytes, str]:
+        """Runs a command of the primary OSD of a placement group."""
+        self.require_state("connected")
+        return _reply(await self.client.pg_command(text(pgid, "pgid"), text(cmd, "cmd"), inbuf, timeout or None))
+
+    async def pool_lookup(self, pool_name: str) -> int | None:
+        """The number of a pool, or None."""
+        self.require_state("connected")
+        try:
+            return await self.client.lookup_pool(text(pool_name, "pool_name"))
+        except _rados.ObjectNotFound:
+            return None
+
+    async def create_pool(self, pool_name: str, crush_rule: int | None = None) -> None:
+        """Creates a replicated pool. ObjectExists if there is one of that name."""
+        self.require_state("connected")
+        await self.client.create_pool(text(pool_name, "pool_name"), -1 if crush_rule is None else crush_rule)
+
+    async def delete_pool(self, pool_name: str) -> None:
+        """Deletes a pool and all that is in it."""
+        self.require_state("connected")
+        await self.client.delete_pool(text(pool_name, "pool_name"))
+
+    async def get_cluster_stats(self) -> dict[str, int]:
+        """{kb, kb_used, kb_avail, num_objects}."""
+        self.require_state("connected")
+        return await self.client.cluster_stats()
+
+    async def blocklist_add(self, client_address: str, expire_seconds: int = 0) -> None:
+        """Refuses all requests from an address from now on."""
+        self.require_state("connected")
+        await self.client.blocklist_add(text(client_address, "client_address"), expire_seconds)
 
     async def wait_for_latest_osdmap(self) -> int:
         self.require_state("connected")
@@ -90,58 +153,192 @@ class Rados(ClusterHandle):
     async def open_ioctx(self, ioctx_name: str) -> Ioctx:
         """Opens a pool by name. ObjectNotFound if there is none."""
         self.require_state("connected")
-        name = _text(ioctx_name, "ioctx_name")
+        name = text(ioctx_name, "ioctx_name")
         return Ioctx(self, await self.client.lookup_pool(name), name)
 
 
-class Ioctx:
-    """A pool, and a namespace in it. Made by `Rados.open_ioctx`."""
+def _reply(reply: CommandReply) -> tuple[int, bytes, str]:
+    return reply.result, reply.output, reply.status
 
-    def __init__(self, rados: Rados, pool_id: int, name: str) -> None:
-        self.rados = rados
-        self.name = name
-        self.state = "open"
-        self._client = rados.client
-        self._io = IoContext(self._client, pool_id)
 
-    def close(self) -> None:
-        """Closes; further calls raise IoctxStateError."""
-        self.state = "closed"
+def awaiting(build: Callable[Concatenate[IoctxBase, P], Request[T]]) -> Callable[Concatenate[Ioctx, P], Awaitable[T]]:
+    """The method of `Ioctx` that sends the request and awaits its result."""
 
-    def require_ioctx_open(self) -> None:
-        if self.state != "open":
-            raise _rados.IoctxStateError(f"The pool is {self.state}")
+    @wraps(build)
+    async def method(self: Ioctx, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.perform(build(self, *args, **kwargs))
 
-    def set_namespace(self, nspace: str) -> None:
-        """Objects are those of this namespace from now on."""
+    return method
+
+
+class Ioctx(IoctxBase):
+    """A pool to read and write objects in; see `rados.Ioctx`. Made by `Rados.open_ioctx`.
+
+    Cancelling a task that awaits a write leaves open whether it is done: it was sent already,
+    and the OSD does it or does not, once; writes of the same object that are sent later come
+    after it. The client is as usable as before.
+    """
+
+    def dup(self) -> Ioctx:
+        """Another handle of the same pool, with the same namespace and locator."""
         self.require_ioctx_open()
-        self._io = self._io.with_namespace(_text(nspace, "nspace", opt=True))
+        other = Ioctx(self.rados, self._io.pool_id, self.name)
+        self._copy_settings(other)
+        return other
 
-    async def read(self, key: str, length: int = 8192, offset: int = 0) -> bytes:
-        """Up to `length` bytes of an object."""
+    async def perform(self, request: Request[T], *, flags: int = 0, mtime: float | None = None) -> T:
+        """Sends a request and awaits its result."""
+        pending = self.submit(request, flags=flags, mtime=mtime)
+        try:
+            await pending
+        except _rados.Error:
+            pass
+        return self.outcome(request, pending)
+
+    read = awaiting(requests.read)
+    sparse_read = awaiting(requests.sparse_read)
+    write = awaiting(requests.write)
+    write_full = awaiting(requests.write_full)
+    writesame = awaiting(requests.writesame)
+    append = awaiting(requests.append)
+    trunc = awaiting(requests.trunc)
+    zero = awaiting(requests.zero)
+    remove_object = awaiting(requests.remove_object)
+    cmpext = awaiting(requests.cmpext)
+    checksum = awaiting(requests.checksum)
+    stat = awaiting(requests.stat)
+    execute = awaiting(requests.execute)
+    get_xattr = awaiting(requests.get_xattr)
+    get_xattrs = awaiting(requests.get_xattrs)
+    set_xattr = awaiting(requests.set_xattr)
+    rm_xattr = awaiting(requests.rm_xattr)
+    list_object_snaps = awaiting(requests.list_object_snaps)
+    snap_rollback = awaiting(requests.snap_rollback)
+    rollback_self_managed_snap = awaiting(requests.rollback_self_managed_snap)
+    lock_exclusive = awaiting(requests.lock_exclusive)
+    lock_shared = awaiting(requests.lock_shared)
+    unlock = awaiting(requests.unlock)
+    break_lock = awaiting(requests.break_lock)
+    list_lockers = awaiting(requests.list_lockers)
+
+    async def read_into(self, key: str, buffer: Any, offset: int = 0) -> int:
+        """Reads into `buffer`, any writable bytes-like object; gives how many bytes there were.
+        The buffer must be left alone until then, also by who cancels."""
         self.require_ioctx_open()
-        if length <= 0 or offset < 0:
-            raise _rados.InvalidArgumentError(f"read of {length} bytes at {offset}", errno.EINVAL)
-        data: bytes = await self._io.submit_read(_text(key, "key"), offset, length)
-        return data
+        view = writable(buffer)
+        if not len(view):
+            return 0
+        n: int = await self._io.submit_read(text(key, "key"), offset, len(view), snapid=self._snap_read, into=view)
+        return n
 
-    async def write(self, key: str, data: Any, offset: int = 0) -> int:
-        """Writes `data` at `offset`; returns 0."""
-        await self._operate(key, ObjectOperation().write(offset, _data(data, "data")))
-        return 0
+    async def operate_write_op(
+        self, write_op: WriteOp, oid: str, mtime: float | None = None, flags: int = LIBRADOS_OPERATION_NOFLAG
+    ) -> None:
+        """Does the operations of `write_op`, which is empty afterwards."""
+        request = self._write_request(write_op, oid)
+        if request.operation.ops:
+            await self.perform(request, flags=osd_flags(flags), mtime=mtime or None)
 
-    async def write_full(self, key: str, data: Any) -> int:
-        """Replaces the whole object; returns 0."""
-        await self._operate(key, ObjectOperation().write_full(_data(data, "data")))
-        return 0
+    async def operate_read_op(self, read_op: ReadOp, oid: str, flag: int = LIBRADOS_OPERATION_NOFLAG) -> None:
+        """Does the operations of `read_op`, which is empty afterwards; its iterators are filled."""
+        request = self._read_request(read_op, oid)
+        if request.operation.ops:
+            await self.perform(request, flags=osd_flags(flag))
 
-    async def remove_object(self, key: str) -> bool:
-        await self._operate(key, ObjectOperation().remove())
-        return True
-
-    async def _operate(self, key: str, op: ObjectOperation) -> None:
+    async def list_objects(self) -> AsyncIterator[ListedObject]:
+        """All objects of the namespace, or of all, as entries with `nspace`, `oid`, `locator`."""
         self.require_ioctx_open()
-        await self._io.submit(_text(key, "key"), op)
+        io, cursor = self._io, HObject()
+        while not cursor.max:
+            page = await io.list_page(cursor)
+            cursor = page.handle
+            for entry in page.entries:
+                yield entry
+
+    async def watch(
+        self,
+        obj: str,
+        callback: Callable[[int, int, int, bytes], Any],
+        error_callback: Callable[[int, int], Any] | None = None,
+        timeout: int | None = None,
+    ) -> Watch:
+        """Watches an object until `Watch.close`; see `rados.Ioctx.watch`. The callbacks may be
+        coroutine functions; their results go back to the notifier."""
+        self.require_ioctx_open()
+        io = self._io.with_namespace(self._io.namespace)
+        watch = Watch(self.dup(), io, text(obj, "obj"), callback, error_callback)
+        await watch.open(timeout or 0)
+        return watch
+
+    async def notify(self, obj: str, msg: str | bytes = "", timeout_ms: int = 5000) -> list[tuple[int, int, bytes]]:
+        """Tells all watchers of an object and waits for their answers: [(client id, watch id,
+        answer)]. TimedOut when one has not answered in time."""
+        self.require_ioctx_open()
+        payload = msg.encode() if isinstance(msg, str) else bytes(data_of(msg, "msg"))
+        acks, _ = decode_acks(await self._io.notify(text(obj, "obj"), payload, timeout_ms))
+        return acks
+
+    async def create_snap(self, snap_name: str) -> None:
+        """Makes a snapshot of the whole pool."""
+        self.require_ioctx_open()
+        await self._client.create_pool_snap(self._io.pool_id, text(snap_name, "snap_name"))
+
+    async def remove_snap(self, snap_name: str) -> None:
+        """Removes a snapshot of the whole pool."""
+        self.require_ioctx_open()
+        await self._client.remove_pool_snap(self._io.pool_id, text(snap_name, "snap_name"))
+
+    async def create_self_managed_snap(self) -> int:
+        """A new snapshot id; give it to `set_self_managed_snap_write`."""
+        self.require_ioctx_open()
+        return await self._client.create_selfmanaged_snap(self._io.pool_id)
+
+    async def remove_self_managed_snap(self, snap_id: int) -> None:
+        """Gives a snapshot id back; the OSDs remove what only it kept."""
+        self.require_ioctx_open()
+        await self._client.remove_selfmanaged_snap(self._io.pool_id, snap_id)
+
+    async def get_stats(self) -> dict[str, int]:
+        """The pool's usage; see `rados.Ioctx.get_stats`."""
+        self.require_ioctx_open()
+        return await self._client.pool_stats(self._io.pool_id)
+
+    async def application_enable(self, app_name: str, force: bool = False) -> None:
+        """Marks the pool as used by an application, such as ``rbd``."""
+        args = {"app": text(app_name, "app_name")} | ({"yes_i_really_mean_it": True} if force else {})
+        await self._client.pool_application(self.get_pool_name(), "enable", args, "error enabling application")
+
+
+class Watch(UserWatch):
+    """A watch of :meth:`Ioctx.watch`; an asynchronous context manager."""
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError("use async with")
+
+    async def __aenter__(self) -> Watch:
+        return self
+
+    async def __aexit__(self, *args: object) -> Literal[False]:
+        await self.close()
+        return False
+
+    def _notified(self, arguments: tuple[_Watch, MWatchNotify]) -> None:
+        watch, message = arguments
+
+        async def answer() -> None:
+            value = None
+            try:
+                value = self._call(message)
+                if isinstance(value, Awaitable):
+                    value = await value
+            finally:
+                self._answer(watch, message, value)
+
+        self._client.spawn(answer())
+
+    async def close(self) -> None:  # type: ignore[override]
+        """Ends the watch."""
+        await self.unwatch()
 
 
 def _ioctx(ioctx: Any) -> Ioctx:
@@ -244,7 +441,7 @@ class Image(ImageProperties):
         return await _call(coro, f"error reading from image {self.name}")
 
     async def write(self, data: Any, offset: int, fadvise_flags: int = 0) -> int:
-        view = memoryview(_data(data, "data"))
+        view = memoryview(data_of(data, "data"))
         coro = self._open().write(_number(offset, "offset"), view, fadvise_flags & _FADVISE_MASK)
         written = await _call(coro, f"error writing to image {self.name}")
         if written != len(view):

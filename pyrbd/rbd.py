@@ -43,8 +43,9 @@ from .image.errors import (
     make_ex,
 )
 from .image.image import Image as _Core
-from .rados import Ioctx, _data, _text
+from .rados import Ioctx
 from .rados import exceptions as _rados
+from .rados.requests import data_of, text
 
 if TYPE_CHECKING:
     import datetime
@@ -149,7 +150,7 @@ def _ioctx(ioctx: Any) -> Ioctx:
 def _name(value: Any, what: str) -> str:
     """A str; InvalidArgument for anything else, as in Ceph's binding."""
     try:
-        return _text(value, what)
+        return text(value, what)
     except TypeError as e:
         raise InvalidArgument(str(e)) from None
 
@@ -513,7 +514,7 @@ class Image(ImageProperties):
             ReadOnlyImage, FunctionNotSupported: before any byte is written.
         """
         core = self._open()
-        view = memoryview(_data(data, "data"))
+        view = memoryview(data_of(data, "data"))
         at = _number(offset, "offset")
         written = self._run(core.write(at, view, fadvise_flags & _FADVISE_MASK), "writing to")
         if written != len(view):

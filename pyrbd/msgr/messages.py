@@ -16,15 +16,18 @@ from ..denc import (
     Struct,
     Vector,
     blob,
+    boolean,
     s16,
     s32,
+    s64,
     string,
     u8,
+    u16,
     u32,
     u64,
     uuid,
 )
-from .types import EntityAddrVec, SpgId, Utime
+from .types import ENTITY_TYPE_NAMES, EntityAddrVec, EntityName, SpgId, Utime
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -236,6 +239,8 @@ class MonMap(Struct, version=10, compat=3):
 
 POOL_OP_CREATE = 0x01
 POOL_OP_DELETE = 0x02
+POOL_OP_CREATE_SNAP = 0x11
+POOL_OP_DELETE_SNAP = 0x12
 POOL_OP_CREATE_UNMANAGED_SNAP = 0x21
 POOL_OP_DELETE_UNMANAGED_SNAP = 0x22
 
@@ -278,3 +283,167 @@ class MPoolOpReply(Message, type=48):
 
     def encode(self, e: Encoder) -> None:
         raise NotImplementedError("a client does not send this")
+
+
+class ObjectStatSum(Struct, version=20, compat=14):
+    """object_stat_sum_t: the counters of a pool's objects; those that librados shows."""
+
+    num_bytes: s64 = 0
+    num_objects: s64 = 0
+    num_object_clones: s64 = 0
+    num_object_copies: s64 = 0
+    num_objects_missing_on_primary: s64 = 0
+    num_objects_degraded: s64 = 0
+    num_objects_unfound: s64 = 0
+    num_rd: s64 = 0
+    num_rd_kb: s64 = 0
+    num_wr: s64 = 0
+    num_wr_kb: s64 = 0
+
+
+class ObjectStats(Struct, version=2, compat=2):
+    """object_stat_collection_t; the categories that follow are no longer used."""
+
+    sum: ObjectStatSum
+
+
+class PoolStat(Struct, version=7, compat=5):
+    """pool_stat_t; what follows the objects' counters is not used here."""
+
+    stats: ObjectStats
+
+
+class MGetPoolStats(Message, type=58):
+    version: u64 = 0
+    session_mon: s16 = -1
+    session_mon_tid: u64 = 0
+    fsid: uuid = bytes(16)
+    pools: Annotated[tuple[str, ...], Vector(string)] = ()
+
+
+class MGetPoolStatsReply(Message, type=59, head=2, oldest=1):
+    version: u64
+    session_mon: s16
+    session_mon_tid: u64
+    fsid: uuid
+    pool_stats: Annotated[dict[str, PoolStat], MapOf(string, PoolStat)]
+    per_pool: Annotated[u8, Since(2)] = 0
+
+
+class MPing(Message, type=2):
+    """Asks a monitor for its health, as JSON; the answer is in the front."""
+
+    text: string = ""
+
+    @classmethod
+    def decode_front(cls, front: Buffer, version: int) -> "MPing":
+        d = Decoder(front)
+        return cls(d.string() if d.remaining else "")
+
+    def encode(self, e: Encoder) -> None:
+        if self.text:
+            e.string(self.text)
+
+
+class MCommand(Message, type=97):
+    """A command for the daemon that gets it; what it reads is in the data segment."""
+
+    fsid: uuid = bytes(16)
+    cmd: Annotated[tuple[str, ...], Vector(string)] = ()
+
+
+class MCommandReply(Message, type=98):
+    result: s32
+    status: string
+
+
+class MgrMap(Struct, version=14, compat=6):
+    """Which mgr is active (`src/mon/MgrMap.h`); the part that clients use."""
+
+    epoch: u32
+    active_addrs: EntityAddrVec
+    active_gid: u64
+    available: boolean
+    active_name: string
+
+
+class MMgrMap(Message, type=0x704):
+    map: MgrMap
+
+
+class MMgrCommand(Message, type=0x709):
+    """A command of the mgr's modules; MCommand is one for the daemon (octopus and newer)."""
+
+    fsid: uuid = bytes(16)
+    cmd: Annotated[tuple[str, ...], Vector(string)] = ()
+
+
+class MMgrCommandReply(Message, type=0x70A):
+    result: s32
+    status: string
+
+
+class MMgrOpen(Message, type=0x700, head=3, oldest=1):
+    """Says to a mgr who we are: a daemon of a service, with what it wants to show."""
+
+    daemon_name: string
+    service_name: string = ""
+    service_daemon: boolean = True
+    daemon_metadata: Annotated[dict[str, str], MapOf(string, string)] = {}  # noqa: RUF012 - never changed
+    daemon_status: Annotated[dict[str, str], MapOf(string, string)] = {}  # noqa: RUF012
+    config: blob = b""
+    config_defaults: blob = b""
+
+
+class MMgrConfigure(Message, type=0x701, head=4, oldest=1):
+    """How often a mgr wants a report, in seconds (what else it wants is not for clients)."""
+
+    stats_period: u32
+
+
+class MMgrReport(Message, type=0x702, head=9, oldest=1):
+    """The state of a daemon, without performance counters."""
+
+    daemon_name: string
+    declare_types: u32 = 0
+    packed: blob = b""
+    undeclare_types: u32 = 0
+    service_name: string = ""
+    has_status: boolean = True
+    daemon_status: Annotated[dict[str, str], MapOf(string, string)] = {}  # noqa: RUF012 - never changed
+    health_metrics: u32 = 0
+    config: blob = b""
+    osd_perf_metric_reports: u32 = 0
+    has_task_status: boolean = False
+    has_metric_report: boolean = False
+
+
+class LogEntity(Struct):
+    """EntityName: who, by name."""
+
+    type: u32
+    id: string
+
+    def __str__(self) -> str:
+        return f"{ENTITY_TYPE_NAMES.get(self.type, self.type)}.{self.id}"
+
+
+class LogEntry(Struct, version=5, compat=5):
+    """A line of the cluster's log (`src/common/LogEntry.cc`)."""
+
+    name: LogEntity
+    rank: EntityName
+    addrs: EntityAddrVec
+    stamp: Utime
+    seq: u64
+    prio: u16
+    text: string
+    channel: string
+
+
+class MLog(Message, type=52):
+    version: u64
+    session_mon: s16
+    session_mon_tid: u64
+    fsid: uuid
+    entries: Annotated[tuple[LogEntry, ...], Vector(LogEntry)]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from ..denc import Buffer, Decoder, Encoder, Struct, Vector, s32, u32, u64
+from ..denc import Buffer, Decoder, Encoder, Struct, Vector, blob, s32, string, u32, u64
 from ..errors import DecodeError
 from .features import FEATURES_SUPPORTED
 from .types import Eversion, ObjectLocator, OsdReqId, PgId, SpgId, Utime
@@ -95,13 +95,20 @@ FLAG_ONDISK = 0x4
 FLAG_RETRY = 0x8
 FLAG_READ = 0x10
 FLAG_WRITE = 0x20
+FLAG_ORDERSNAP = 0x40
+FLAG_BALANCE_READS = 0x100
 FLAG_PGOP = 0x400
 FLAG_EXEC = 0x800
+FLAG_LOCALIZE_READS = 0x2000
+FLAG_RWORDERED = 0x4000
 FLAG_IGNORE_CACHE = 0x8000
+FLAG_SKIPRWLOCKS = 0x10000
 FLAG_IGNORE_OVERLAY = 0x20000
+FLAG_REDIRECTED = 0x200000
+FLAG_KNOWN_REDIR = 0x400000
 FLAG_FULL_TRY = 0x800000
 FLAG_FULL_FORCE = 0x1000000
-FLAG_KNOWN_REDIR = 0x400000
+FLAG_IGNORE_REDIRECT = 0x2000000
 FLAG_RETURNVEC = 0x4000000
 FLAG_SUPPORTSPOOLEIO = 0x8000000
 
@@ -238,6 +245,26 @@ def decode_reply(front: Buffer, version: int) -> Reply:
         raise DecodeError(f"MOSDOpReply of {len(front)} bytes is truncated") from e
     replies = tuple([OpReply(op, rval, length) for (op, length), rval in zip(ops, rvals)])
     return Reply(result, epoch, flags, replies, attempt, user_version, bool(redirect))
+
+
+class Redirect(Struct, version=1, compat=1):
+    """request_redirect_t: where an object is instead. A pool of -1, and empty names, mean that
+    the request's own stand."""
+
+    locator: ObjectLocator
+    oid: string
+    instructions: blob = b""
+
+
+def decode_redirect(front: Buffer, version: int) -> tuple[ObjectLocator, str]:
+    """The new locator and name of an MOSDOpReply with `redirected`."""
+    d = Decoder(front)
+    d.blob()
+    d.skip(_REPLY_HEAD.size - 4)
+    n = d.count(OP_SIZE)
+    d.skip(n * OP_SIZE + 4 + 4 * n + _REPLY_TAIL.size)
+    redirect = Redirect.decode(d)
+    return redirect.locator, redirect.oid
 
 
 # ---------------------------------------------------------------- the same, declared

@@ -271,3 +271,26 @@ class PgListResponse(Struct, version=1, compat=1):
 
     handle: HObject
     entries: Annotated[tuple[ListedObject, ...], Vector(ListedObject)]
+
+
+class SnapInterval(Struct):
+    """A pair of a start and a length."""
+
+    start: u64
+    length: u64
+
+
+class CloneInfo(Struct, version=1, compat=1):
+    """clone_info: a state of an object; `id` is CEPH_NOSNAP for the head."""
+
+    id: u64
+    snaps: Annotated[tuple[int, ...], Vector(u64)]
+    overlap: Annotated[tuple[SnapInterval, ...], Vector(SnapInterval)]
+    size: u64
+
+
+class ListSnaps(Struct, version=2, compat=1):
+    """obj_list_snap_response_t."""
+
+    clones: Annotated[tuple[CloneInfo, ...], Vector(CloneInfo)]
+    seq: u64

@@ -1,8 +1,8 @@
 """OSDMap: which OSDs there are, and where each object belongs (`src/osd/OSDMap.cc`).
 
 A map is a value: a newer epoch is another object, made by :meth:`OSDMap.apply`. Of the
-encoding the client's section is decoded; the section for OSDs is covered by the crc and
-otherwise skipped. After an incremental the crc of the whole map is not checked, since
+encoding the client's section is decoded; of the section for OSDs, which the crc covers as
+well, only the blocklist. After an incremental the crc of the whole map is not checked, since
 that would need to encode it.
 """
 
@@ -15,9 +15,11 @@ from ..crc32c import MASK, standard_crc32c
 from ..denc import Decoder, MapOf, Vector, s32, s64, string, u32
 from ..errors import DecodeError
 from ..msgr.types import EntityAddrVec, PgId, Utime
+from . import blocklist
+from .blocklist import Blocklist
 from .crush import CRUSH_ITEM_NONE, CrushMap
 from .hash import crush_hash32_2
-from .pool import PgPool
+from .pool import FLAG_EIO, PgPool
 
 DEFAULT_PRIMARY_AFFINITY = 0x10000
 
@@ -36,14 +38,15 @@ def _decode_upmap_items(d: Decoder) -> dict[PgId, tuple[tuple[int, int], ...]]:
     return {PgId.decode(d): tuple([(d.s32(), d.s32()) for _ in range(d.count(8))]) for _ in range(d.count(21))}
 
 
-def _client_section(data: bytes | memoryview, what: str, newest: int) -> tuple[int, Decoder]:
-    """Opens the two envelopes, checks the crc, gives the client's section."""
+def _sections(data: bytes | memoryview, what: str, newest: int) -> tuple[int, Decoder, int, Decoder]:
+    """Opens the envelopes, checks the crc; gives version and contents of the client's section
+    and of that for OSDs."""
     d = Decoder(data)
     struct_v, body = d.envelope(8, what)
     if struct_v < 7:
         raise DecodeError(f"{what}: version {struct_v} is older than any release that is supported")
     client_v, client = body.envelope(newest, what)
-    _, _ = body.envelope(255, f"{what}, the section for OSDs")
+    osd_v, osds = body.envelope(255, f"{what}, the section for OSDs")
     if struct_v >= 8:
         view, at = d.buf, body.pos
         expected = body.u32()
@@ -51,13 +54,14 @@ def _client_section(data: bytes | memoryview, what: str, newest: int) -> tuple[i
         crc = standard_crc32c(view[body.pos : d.pos], standard_crc32c(view[:at], 0)) ^ MASK
         if crc != expected:
             raise DecodeError(f"{what}: crc {crc:#010x}, {expected:#010x} expected", hint="a damaged map")
-    return client_v, client
+    return client_v, client, osd_v, osds
 
 
 class Incremental:
     """What changes from one epoch to the next (OSDMap::Incremental, the client's section)."""
 
     __slots__ = (
+        "blocklist",
         "crush",
         "epoch",
         "fsid",
@@ -88,7 +92,7 @@ class Incremental:
     @classmethod
     def decode(cls, data: bytes | memoryview) -> Incremental:
         """Raises DecodeError for what is damaged or from before nautilus."""
-        v, d = _client_section(data, "osdmap incremental", 9)
+        v, d, osd_v, osds = _sections(data, "osdmap incremental", 9)
         i = cls()
         i.fsid = d.raw(16)
         i.epoch = d.u32()
@@ -121,8 +125,10 @@ class Incremental:
             d.skip(16)  # last_up_change, last_in_change
             i.new_pg_upmap_primary = _pg_to_osd.decode(d)
             i.old_pg_upmap_primary = _vec_pg.decode(d)
+        i.blocklist = blocklist.decode_incremental(osd_v, osds)
         return i
 
+    blocklist: blocklist.Changes
     fsid: bytes
     epoch: int
     modified: Utime
@@ -169,9 +175,12 @@ class OSDMap:
     __slots__ = (
         "_acting",
         "_addrs",
+        "_blocklist",
         "_crush",
         "_crush_raw",
+        "_osd_section",
         "any_pool_full",
+        "any_pool_special",
         "created",
         "epoch",
         "erasure_code_profiles",
@@ -213,7 +222,11 @@ class OSDMap:
     pg_upmap_primaries: Mapping[PgId, int]
     pool_ids: dict[str, int]
     any_pool_full: bool
+    any_pool_special: bool
+    """Whether there is a pool with a cache tier, or one that fails all requests."""
     _addrs: tuple[EntityAddrVec, ...]
+    _blocklist: Blocklist | None
+    _osd_section: tuple[int, bytes]
     _crush_raw: bytes
     _crush: CrushMap | None
     _acting: dict[tuple[int, int], tuple[int, tuple[int, ...]]]
@@ -228,8 +241,10 @@ class OSDMap:
         Raises:
             DecodeError: damaged, truncated, or from before nautilus.
         """
-        v, d = _client_section(data, "osdmap", 10)
+        v, d, osd_v, osds = _sections(data, "osdmap", 10)
         m = cls()
+        m._blocklist = None
+        m._osd_section = (osd_v, bytes(osds.buf[osds.pos : osds.end]))
         m.fsid = d.raw(16)
         m.epoch = d.u32()
         m.created = Utime.decode(d)
@@ -265,7 +280,16 @@ class OSDMap:
     def _finish(self) -> None:
         self._acting = {}
         self.any_pool_full = any(p.is_full for p in self.pools.values())
+        self.any_pool_special = any(p.has_tier or p.flags & FLAG_EIO for p in self.pools.values())
         self.pool_ids = {name: i for i, name in self.pool_names.items()}
+
+    @property
+    def blocklist(self) -> Blocklist:
+        """The clients that OSDs do not serve; decoded when it is first asked for."""
+        if self._blocklist is None:
+            version, section = self._osd_section
+            self._blocklist = blocklist.decode_full(version, Decoder(section))
+        return self._blocklist
 
     def apply(self, inc: Incremental) -> OSDMap:
         """The map of the next epoch.
@@ -281,6 +305,9 @@ class OSDMap:
             return OSDMap.decode_full(inc.fullmap)
         m = OSDMap()
         m.fsid, m.created = self.fsid, self.created
+        m._osd_section = self._osd_section
+        changed = any(inc.blocklist)
+        m._blocklist = inc.blocklist.apply(self.blocklist) if changed else self._blocklist
         m.epoch, m.modified = inc.epoch, inc.modified
         m.flags = inc.new_flags if inc.new_flags >= 0 else self.flags
         m.pool_max = inc.new_pool_max if inc.new_pool_max != -1 else self.pool_max

@@ -1,5 +1,7 @@
 """pg_pool_t: a pool, as a map describes it (`src/osd/osd_types.cc`)."""
 
+from typing import NamedTuple
+
 from ..denc import Decoder, Encoder, MapOf, Struct, Vector, string, u64
 from ..errors import DecodeError
 from ..msgr.types import Utime
@@ -10,13 +12,20 @@ TYPE_ERASURE = 3
 
 FLAG_HASHPSPOOL = 1 << 0
 FLAG_FULL = 1 << 1
-FLAG_EC_OVERWRITES = 1 << 17
+FLAG_EC_OVERWRITES = 1 << 2
 FLAG_SELFMANAGED_SNAPS = 1 << 13
 FLAG_POOL_SNAPS = 1 << 14
 FLAG_FULL_QUOTA = 1 << 10
-FLAG_EIO = 1 << 23
+FLAG_EIO = 1 << 16
 
 _names = MapOf(string, string)
+
+
+class PoolSnap(NamedTuple):
+    """A snapshot of a whole pool."""
+
+    name: str
+    stamp: Utime
 
 
 class PgPool(Struct, version=32, compat=5):
@@ -30,7 +39,7 @@ class PgPool(Struct, version=32, compat=5):
     pgp_num: int
     last_change: int
     snap_seq: int
-    snaps: dict[int, str]
+    snaps: dict[int, PoolSnap]
     flags: int
     min_size: int
     quota_max_bytes: int = 0
@@ -49,6 +58,16 @@ class PgPool(Struct, version=32, compat=5):
     @property
     def is_erasure(self) -> bool:
         return self.type == TYPE_ERASURE
+
+    @property
+    def has_tier(self) -> bool:
+        """Whether requests go to another pool, a cache, first."""
+        return self.read_tier >= 0 or self.write_tier >= 0
+
+    @property
+    def required_alignment(self) -> int | None:
+        """What appends must be a multiple of, in bytes; None if they need not."""
+        return self.stripe_width if self.is_erasure and not self.flags & FLAG_EC_OVERWRITES else None
 
     @property
     def is_full(self) -> bool:
@@ -147,11 +166,12 @@ class _Interval(Struct):
     length: u64
 
 
-def _decode_pool_snap(d: Decoder) -> str:
-    """pool_snap_info_t; its name."""
+def _decode_pool_snap(d: Decoder) -> PoolSnap:
+    """pool_snap_info_t."""
     _, b = d.envelope(2, "pool_snap_info_t")
-    b.skip(8 + 8)  # snapid, stamp
-    return b.string()
+    b.skip(8)  # snapid
+    stamp = Utime.decode(b)
+    return PoolSnap(b.string(), stamp)
 
 
-__all__ = ["FLAG_FULL", "TYPE_ERASURE", "TYPE_REPLICATED", "PgPool"]
+__all__ = ["FLAG_FULL", "TYPE_ERASURE", "TYPE_REPLICATED", "PgPool", "PoolSnap"]

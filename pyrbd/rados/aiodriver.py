@@ -6,16 +6,20 @@ does not take waits for `add_writer`. Everything runs in the loop's thread.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
+import errno
 import os
 import time
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
 
 from ..log import Log
-from .completion import Completion
+from .completion import Completion, Event
+from .exceptions import make_ex
 from .session import Session, State
 
+T = TypeVar("T")
 _log = Log("driver")
 
 
@@ -42,6 +46,7 @@ class AsyncioDriver:
         self.loop = asyncio.get_running_loop()
         self._sessions: dict[int, Session] = {}
         self._writers: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     monotonic = staticmethod(time.monotonic)
 
@@ -111,6 +116,34 @@ class AsyncioDriver:
             fn(*args)
         except Exception:
             _log.exception("deferred call")
+
+    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]:
+        """Runs a coroutine of ours as a task of the loop."""
+        event: Event[T] = Event(self)
+
+        async def run() -> None:
+            try:
+                event.set_result(await coro)
+            except asyncio.CancelledError:
+                event.set_error(make_ex(-errno.ECANCELED, "the task was cancelled"))
+                raise
+            except Exception as e:
+                event.set_error(e)
+
+        task = self.loop.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return event
+
+    def call_back(self, fn: Callable[..., object], arguments: tuple[Any, ...], done: _thread.LockType | None) -> None:
+        """Has the loop call `fn(arguments)`, then releases `done`."""
+
+        def call() -> None:
+            self._call(fn, (arguments,))
+            if done is not None:
+                done.release()
+
+        self.loop.call_soon(call)
 
     def call_later(self, delay: float, fn: Callable[[], object]) -> _Timer:
         timer = _Timer()

@@ -5,6 +5,7 @@ Both front doors use it: `rados.Rados` with the blocking driver, `aio.Rados` on 
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import errno
 import os
@@ -20,10 +21,21 @@ from ..errors import AuthError, ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.cephx import Authenticator, CephxAuthorizer, NoneAuthenticator
 from ..msgr.connection import Connection
-from ..msgr.messages import POOL_OP_CREATE_UNMANAGED_SNAP, POOL_OP_DELETE_UNMANAGED_SNAP, MStatfsReply
-from ..msgr.types import ENTITY_TYPE_OSD, EntityAddrVec
+from ..msgr.messages import (
+    POOL_OP_CREATE,
+    POOL_OP_CREATE_SNAP,
+    POOL_OP_CREATE_UNMANAGED_SNAP,
+    POOL_OP_DELETE,
+    POOL_OP_DELETE_SNAP,
+    POOL_OP_DELETE_UNMANAGED_SNAP,
+    MonMap,
+    MStatfsReply,
+    ObjectStatSum,
+)
+from ..msgr.types import ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from ..osdmap import OSDMap
-from .completion import Completion
+from .commands import Commands, Dialog, parse_pgid
+from .completion import Completion, after_fork
 from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, make_ex
 from .keyring import find_key
 from .monclient import CommandReply, MonClient
@@ -32,12 +44,17 @@ from .objecter import Objecter
 from .watch import Watches
 
 if TYPE_CHECKING:
+    from ..denc import Buffer
     from ..msgr.frames import Sink
     from .config import Config
     from .session import Session
 
 T = TypeVar("T")
 _log = Log("client")
+
+
+def no_sink(tid: int, length: int) -> None:
+    """For connections whose answers go to no caller's buffer."""
 
 
 class Driver(Protocol):
@@ -51,6 +68,10 @@ class Driver(Protocol):
     def want_write(self, session: Session) -> None: ...
     def defer(self, fn: Callable[..., object], *args: Any) -> None: ...
     def call_later(self, delay: float, fn: Callable[[], object]) -> Any: ...
+    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]: ...
+    def call_back(
+        self, fn: Callable[..., object], arguments: tuple[Any, ...], done: _thread.LockType | None
+    ) -> None: ...
     def wake(self) -> None: ...
     def monotonic(self) -> float: ...
     def close(self) -> None: ...
@@ -77,11 +98,24 @@ class Client:
         self._nonce = random.getrandbits(32)
         self._global_seq = count(1)
         self._auth_failures: list[float] = []
-        self.objecter = Objecter(driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map)
+        self.objecter = Objecter(
+            driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
+        )
         self.watches = Watches(self)
-        self.objecter.on_rehomed = self.watches.check
+        self.objecter.on_rehomed = self._map_changed
         self.objecter.on_notify = self.watches.on_notify
+        self.objecter.on_blocklisted = self.watches.fail_all
         self.mon: MonClient | None = None
+        self.commands = Commands(self)
+        self.dialogs: set[Dialog] = set()
+        """Connections for single commands, while they last."""
+        self.on_map: list[Callable[[], None]] = []
+        """Called, in the driver, after the osdmap has changed or an OSD's connection was lost."""
+
+    def _map_changed(self) -> None:
+        self.watches.check()
+        for fn in list(self.on_map):
+            fn()
 
     # ------------------------------------------------------------ state
 
@@ -111,8 +145,12 @@ class Client:
     @property
     def addrs(self) -> EntityAddrVec:
         """Our own address, by which a cluster would blocklist us."""
-        addr = self._mon().own_addr
+        self._mon()
+        addr = self._own_addr()
         return EntityAddrVec((addr,) if addr else ())
+
+    def _own_addr(self) -> EntityAddr | None:
+        return self.mon.own_addr if self.mon is not None else None
 
     def _mon(self) -> MonClient:
         self.require_connected()
@@ -142,6 +180,26 @@ class Client:
                 completion.abandon()
                 raise
         return completion.result()
+
+    def attend(self, completion: Completion[Any]) -> None:
+        """Waits as :meth:`wait`, for an operation that goes on if the waiting is interrupted."""
+        if not completion.done:
+            self.driver.wait(completion)  # type: ignore[attr-defined]
+
+    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]:
+        """Has one of our coroutines go on by itself."""
+        if self.forked:
+            coro.close()
+            self.require_connected()
+        return self.driver.spawn(coro)
+
+    def wait_for_budget(self, op: Completion[Any]) -> None:
+        """Holds up a thread that begins operations faster than the cluster ends them, until
+        the one it began last may be sent."""
+        from .objecter import Op
+
+        while isinstance(op, Op) and self.objecter.is_queued(op):
+            self.objecter.wait_for_room()
 
     # ------------------------------------------------------------ connecting
 
@@ -180,6 +238,8 @@ class Client:
             raise make_ex(-e.errno, str(e)) from e
         self.op_timeout = config.get_float("rados_osd_op_timeout")
         self.mon_timeout = config.get_float("rados_mon_op_timeout")
+        self.objecter.max_ops = config.get_int("objecter_inflight_ops")
+        self.objecter.max_bytes = config.get_int("objecter_inflight_op_bytes")
         self.mon = MonClient(
             self.driver,
             addrs,
@@ -189,6 +249,7 @@ class Client:
             on_map=self.objecter.handle_map,
             osdmap_epoch=lambda: self.objecter.osdmap.epoch if self.objecter.osdmap else 0,
         )
+        self.mon.on_subscribed = self.commands.on_front
         _clients.add(self)
         try:
             await self.mon.connect(deadline, limit)
@@ -215,6 +276,7 @@ class Client:
 
     def _teardown(self, error: Error) -> None:
         self.watches.close(error)
+        self.commands.close(error)
         self.objecter.close(error)
         if self.mon is not None:
             self.mon.close(error)
@@ -238,12 +300,16 @@ class Client:
             raise AuthError(f"{self.config.name} may not talk to OSDs: the monitors gave no ticket for them")
         else:
             auth = NoneAuthenticator(self.config.id, mon.global_id, mon=False)
+        return self.connection(ENTITY_TYPE_OSD, addr, auth, sink)
+
+    def connection(self, kind: int, addr: EntityAddr, auth: Authenticator, sink: Sink = no_sink) -> Connection:
+        """A new connection to a daemon, not started."""
         return Connection(
-            ENTITY_TYPE_OSD,
+            kind,
             addr,
             auth,
             own_nonce=self._nonce,
-            global_id=mon.global_id,
+            global_id=self.mon.global_id if self.mon is not None else 0,
             global_seq=next(self._global_seq),
             sink=sink,
         )
@@ -286,10 +352,62 @@ class Client:
         limit = timeout or self.mon_timeout
         return time.monotonic() + limit if limit else None
 
-    async def mon_command(self, cmd: str, inbuf: bytes = b"", timeout: float | None = None) -> CommandReply:
-        """Runs a command, one JSON text. Raises TimedOut after `timeout` seconds (or the
-        option `rados_mon_op_timeout`)."""
+    async def mon_command(
+        self, cmd: str, inbuf: Buffer = b"", timeout: float | None = None, target: str | None = None
+    ) -> CommandReply:
+        """Runs a command, one JSON text, of the monitors, or of the one that `target` names or
+        gives the rank of. Raises TimedOut after `timeout` seconds (or the option
+        `rados_mon_op_timeout`)."""
+        if target:
+            return await self.commands.mon(target, cmd, inbuf, self._mon_deadline(timeout))
         return await self._mon().command((cmd,), inbuf, self._mon_deadline(timeout))
+
+    async def mgr_command(
+        self, cmd: str, inbuf: Buffer = b"", timeout: float | None = None, target: str | None = None
+    ) -> CommandReply:
+        """Runs a command of the active mgr's modules, or of the mgr itself if `target` names it."""
+        self._mon()
+        return await self.commands.mgr(target, cmd, inbuf, self._mon_deadline(timeout))
+
+    async def osd_command(self, osd: int, cmd: str, inbuf: Buffer = b"", timeout: float | None = None) -> CommandReply:
+        """Runs a command of an OSD."""
+        self._mon()
+        return await self.commands.osd(osd, cmd, inbuf, self._osd_deadline(timeout))
+
+    async def pg_command(self, pgid: str, cmd: str, inbuf: Buffer = b"", timeout: float | None = None) -> CommandReply:
+        """Runs a command of the primary OSD of a placement group, named as in ``2.1f``."""
+        self._mon()
+        pool, seed = parse_pgid(pgid)
+        return await self.commands.pg(pool, seed, cmd, inbuf, self._osd_deadline(timeout))
+
+    def _osd_deadline(self, timeout: float | None) -> float | None:
+        limit = timeout or self.op_timeout
+        return time.monotonic() + limit if limit else None
+
+    async def ping_monitor(self, mon_id: str) -> str:
+        """What a monitor says of itself, as JSON."""
+        self._mon()
+        return await self.commands.ping(mon_id, self._mon_deadline(None))
+
+    @property
+    def monmap(self) -> MonMap:
+        """The newest map of the monitors that we hold."""
+        monmap = self._mon().monmap
+        assert monmap is not None
+        return monmap
+
+    def subscribe(self, what: str, start: int) -> None:
+        self._mon().subscribe(what, start)
+
+    def subscribed(self, what: str, start: int) -> None:
+        self._mon().subscribed(what, start)
+
+    def unsubscribe(self, what: str) -> None:
+        self._mon().unsubscribe(what)
+
+    def renew_tickets(self, error: AuthError) -> bool:
+        """A daemon refused our ticket: gets another. False when that has not helped."""
+        return self._auth_failed(error)
 
     async def wait_for_latest_osdmap(self) -> int:
         """Returns the newest epoch, which we hold then."""
@@ -329,6 +447,96 @@ class Client:
         await event
         return reply.data
 
+    async def create_pool(self, name: str, crush_rule: int = -1) -> None:
+        """Creates a replicated pool. ObjectExists if there is one of that name."""
+        if not -1 <= crush_rule <= 255:
+            raise make_ex(-errno.EINVAL, f"crush_rule {crush_rule} is not between 0 and 255")
+        try:
+            await self.lookup_pool(name)
+        except ObjectNotFound:
+            await self.pool_op(POOL_OP_CREATE, name, 0, crush_rule)
+        else:
+            raise make_ex(-errno.EEXIST, f"error creating pool '{name}'")
+
+    async def delete_pool(self, name: str) -> None:
+        """Deletes a pool. ObjectNotFound if there is none, PermissionError unless the
+        monitors allow it (`mon_allow_pool_delete`)."""
+        pool = await self.lookup_pool(name)
+        # without the name: the monitors do nothing for a deletion that names an existing pool
+        await self.pool_op(POOL_OP_DELETE, "", pool)
+
+    async def cluster_stats(self) -> dict[str, int]:
+        s = await self.statfs()
+        return {"kb": s.kb, "kb_used": s.kb_used, "kb_avail": s.kb_avail, "num_objects": s.num_objects}
+
+    async def blocklist_add(self, client_address: str, expire_seconds: int = 0) -> None:
+        """``osd blocklist add``; returns when our map shows it."""
+        import json
+
+        for word in ("blocklist", "blacklist"):  # pacific renamed it
+            cmd: dict[str, Any] = {"prefix": f"osd {word}", f"{word}op": "add", "addr": client_address}
+            if expire_seconds:
+                cmd["expire"] = float(expire_seconds)
+            reply = await self.mon_command(json.dumps(cmd))
+            if reply.result != -errno.EINVAL:
+                break
+        if reply.result:
+            raise make_ex(reply.result, f"error blocklisting client '{client_address}': {reply.status}")
+        await self.wait_for_latest_osdmap()
+
+    async def pool_stats(self, pool: int) -> dict[str, int]:
+        """The usage of a pool, under librados' names."""
+        name = self.osdmap.pool_names.get(pool)
+        if name is None:
+            raise ObjectNotFound(f"pool {pool} does not exist", errno.ENOENT)
+        stats = (await self._mon().pool_stats(name, self._mon_deadline(None))).pool_stats.get(name)
+        # a new pool has not been counted yet
+        s = stats.stats.sum if stats is not None else ObjectStatSum()
+        return {
+            "num_bytes": s.num_bytes,
+            "num_kb": (s.num_bytes + 1023) // 1024,
+            "num_objects": s.num_objects,
+            "num_object_clones": s.num_object_clones,
+            "num_object_copies": s.num_object_copies,
+            "num_objects_missing_on_primary": s.num_objects_missing_on_primary,
+            "num_objects_unfound": s.num_objects_unfound,
+            "num_objects_degraded": s.num_objects_degraded,
+            "num_rd": s.num_rd,
+            "num_rd_kb": s.num_rd_kb,
+            "num_wr": s.num_wr,
+            "num_wr_kb": s.num_wr_kb,
+        }
+
+    async def pool_application(self, pool: str, what: str, args: dict[str, Any], message: str) -> None:
+        """``osd pool application enable|set|rm``; returns when our map shows it."""
+        import json
+
+        cmd = {"prefix": f"osd pool application {what}", "pool": pool, **args}
+        reply = await self.mon_command(json.dumps(cmd))
+        if reply.result:
+            raise make_ex(reply.result, f"{message}: {reply.status}")
+        await self.wait_for_latest_osdmap()
+
+    async def create_pool_snap(self, pool: int, name: str) -> None:
+        """A snapshot of a whole pool. ObjectExists if there is one of that name."""
+        if self._pool_snap(pool, name) is not None:
+            raise make_ex(-errno.EEXIST, f"Failed to create snap {name}")
+        await self.pool_op(POOL_OP_CREATE_SNAP, name, pool)
+
+    async def remove_pool_snap(self, pool: int, name: str) -> None:
+        """ObjectNotFound if there is none of that name."""
+        if self._pool_snap(pool, name) is None:
+            await self.wait_for_latest_osdmap()
+        if self._pool_snap(pool, name) is None:
+            raise make_ex(-errno.ENOENT, f"Failed to remove snap {name}")
+        await self.pool_op(POOL_OP_DELETE_SNAP, name, pool)
+
+    def _pool_snap(self, pool: int, name: str) -> int | None:
+        info = self.osdmap.pools.get(pool)
+        if info is None:
+            raise ObjectNotFound(f"pool {pool} does not exist", errno.ENOENT)
+        return next((i for i, snap in info.snaps.items() if snap.name == name), None)
+
     async def create_selfmanaged_snap(self, pool: int) -> int:
         """A new snapshot id of a pool."""
         from ..denc import Decoder
@@ -342,6 +550,7 @@ class Client:
 
 def _after_fork() -> None:
     """In the child: the sockets are the parent's, so they are let go without a word."""
+    after_fork()
     for client in list(_clients):
         client.forked = True
         error = RadosStateError("this client was connected before a fork: connect again in the child process")

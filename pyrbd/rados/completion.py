@@ -8,6 +8,7 @@ caller's own thread do the work that completes it, the asyncio driver suspends t
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ..log import Log
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = Log("completion")
+
+_once = Lock()
+"""Held for a moment by who finishes a completion, so that only one does."""
 
 
 class Suspender(Protocol):
@@ -58,18 +62,26 @@ class Completion(Generic[T]):
         """Called when the one who waited was interrupted: an operation must not be sent
         again then, or it could undo what its owner does next."""
 
+    def attend(self) -> None:
+        """Called when no thread is going to wait for it."""
+
     def set_result(self, result: T) -> None:
-        if not self.done:
+        with _once:
+            if self.done:
+                return
             self._result = result
-            self._finish()
+            self.done = True
+        self._finish()
 
     def set_error(self, error: BaseException) -> None:
-        if not self.done:
+        with _once:
+            if self.done:
+                return
             self._error = error
-            self._finish()
+            self.done = True
+        self._finish()
 
     def _finish(self) -> None:
-        self.done = True
         waiter = self.waiter
         if waiter is not None:
             release(waiter)
@@ -129,6 +141,12 @@ class Event(Completion[T]):
     def expire(self) -> None:
         assert self._on_expire is not None
         self.set_error(self._on_expire())
+
+
+def after_fork() -> None:
+    """In the child: the lock may be held by a thread that does not exist here."""
+    global _once
+    _once = Lock()
 
 
 def release(lock: _thread.LockType) -> None:

@@ -26,7 +26,8 @@ from itertools import count
 from typing import Any, TypeVar
 
 from ..log import Log
-from .completion import Completion
+from .aiocompletion import Finisher
+from .completion import Completion, Event
 from .session import TICK, Session, State
 
 T = TypeVar("T")
@@ -49,6 +50,40 @@ class Timer:
         self.cancelled = True
 
 
+class _Task:
+    """A coroutine that goes on by itself: in the background thread, when what it awaits is done."""
+
+    __slots__ = ("_coro", "_driver", "_event")
+
+    def __init__(self, driver: ThreadDriver, coro: Coroutine[Any, Any, Any], event: Event[Any]) -> None:
+        self._driver = driver
+        self._coro = coro
+        self._event = event
+
+    def step(self) -> None:
+        try:
+            waiting: Completion[Any] = self._coro.send(None)
+        except StopIteration as e:
+            self._event.set_result(e.value)
+        except BaseException as e:
+            self._event.set_error(e)
+            if not isinstance(e, Exception):
+                raise
+        else:
+            timer = None
+            if waiting.deadline is not None:
+                delay = max(0.0, waiting.deadline - time.monotonic())
+                timer = self._driver.call_later(delay, lambda: None if waiting.done else waiting.expire())
+
+            def finished(_c: Completion[Any]) -> None:
+                if timer is not None:
+                    timer.cancel()
+                self._driver.defer(self.step)
+
+            waiting.attend()
+            waiting.add_done_callback(finished)
+
+
 class ThreadDriver:
     """See the module's text."""
 
@@ -68,6 +103,7 @@ class ThreadDriver:
         self._tx.setblocking(False)
         self._thread: threading.Thread | None = None
         self._last_tick = 0.0
+        self._finisher = Finisher()
 
     monotonic = staticmethod(time.monotonic)
 
@@ -90,6 +126,17 @@ class ThreadDriver:
                     waiting = send(None)
         except StopIteration as e:
             return e.value  # type: ignore[no-any-return]
+
+    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]:
+        """Runs a coroutine of ours by itself; its first step at once, so that what it sends
+        first keeps its place."""
+        event: Event[T] = Event(self)
+        _Task(self, coro, event).step()
+        return event
+
+    def call_back(self, fn: Callable[..., object], arguments: tuple[Any, ...], done: _thread.LockType | None) -> None:
+        """Has the thread for users' callbacks call `fn(arguments)`, then releases `done`."""
+        self._finisher.call(fn, arguments, done)
 
     def wait(self, op: Completion[Any]) -> None:
         """Returns when `op` is done, after doing what has to be done for it."""
@@ -187,6 +234,8 @@ class ThreadDriver:
         thread = self._thread
         if thread is not None and thread is not threading.current_thread() and os.getpid() == self.pid:
             thread.join(2.0)
+        if os.getpid() == self.pid:
+            self._finisher.close()
         if thread is None or not thread.is_alive():
             self._rx.close()
             self._tx.close()

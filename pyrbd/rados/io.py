@@ -15,6 +15,7 @@ from .completion import Completion
 from .exceptions import Error, make_ex
 from .objecter import EMPTY_SNAPC, Op, PgTarget, SnapContext, Target
 from .operations import ObjectOperation, OpOutput, OpReply
+from .watch import answering
 
 if TYPE_CHECKING:
     from ..denc import Buffer
@@ -35,12 +36,14 @@ class IoContext:
     requests can be in flight; await them, or wait with `client.wait`.
     """
 
-    __slots__ = ("_targets", "client", "flags", "namespace", "pool_id")
+    __slots__ = ("_targets", "client", "flags", "key", "namespace", "pool_id")
 
-    def __init__(self, client: Client, pool_id: int, namespace: str = "") -> None:
+    def __init__(self, client: Client, pool_id: int, namespace: str = "", key: str = "") -> None:
         self.client = client
         self.pool_id = pool_id
         self.namespace = namespace
+        self.key = key
+        """The locator key: hashed in place of the object's name."""
         self.flags = 0
         """Extra CEPH_OSD_FLAG_* for every request."""
         self._targets: dict[str, Target] = {}
@@ -49,7 +52,14 @@ class IoContext:
         return f"<IoContext pool={self.pool_id} namespace={self.namespace!r}>"
 
     def with_namespace(self, namespace: str) -> IoContext:
-        return IoContext(self.client, self.pool_id, namespace)
+        io = IoContext(self.client, self.pool_id, namespace, self.key)
+        io.flags = self.flags
+        return io
+
+    def with_key(self, key: str) -> IoContext:
+        io = IoContext(self.client, self.pool_id, self.namespace, key)
+        io.flags = self.flags
+        return io
 
     def with_pool(self, pool_id: int) -> IoContext:
         return IoContext(self.client, pool_id, self.namespace)
@@ -57,7 +67,7 @@ class IoContext:
     def _target(self, oid: str) -> Target:
         target = self._targets.get(oid)
         if target is None:
-            target = Target(self.pool_id, oid, self.namespace)
+            target = Target(self.pool_id, oid, self.namespace, self.key)
             if len(self._targets) >= _TARGETS_MAX:
                 self._targets.clear()
             self._targets[oid] = target
@@ -78,11 +88,16 @@ class IoContext:
         snapc: SnapContext | None = None,
         background: bool = False,
         flags: int = 0,
+        mtime: float | None = None,
+        throttled: bool = True,
     ) -> Completion[OpReply]:
         """Sends a built operation; the result is an :class:`OpReply`, a failure the
         exception for its errno.
 
         Args:
+            flags: more CEPH_OSD_FLAG_* for this request.
+            mtime: what a write sets as the time of change, in seconds; None for now.
+            throttled: False for what must not wait until others are finished.
             snapid: the snapshot to read from.
             snapc: the snapshots that a write must preserve.
             background: True when no thread is going to wait for the completion.
@@ -96,6 +111,9 @@ class IoContext:
             flags=self.flags | flags,
             deadline=self._deadline(),
         )
+        op.throttled = throttled
+        if mtime is not None:
+            op.mtime = (int(mtime), 0)
         return objecter.submit(op, background=background)
 
     def submit_read(
@@ -128,6 +146,7 @@ class IoContext:
             snapid=snapid,
             into=into,
             deadline=self._deadline() if self.client.op_timeout else None,
+            cost=length,
         )
         return objecter.submit(op, background=background)
 
@@ -155,6 +174,7 @@ class IoContext:
             _finish_write,
             snapc=snapc or EMPTY_SNAPC,
             deadline=self._deadline() if self.client.op_timeout else None,
+            cost=len(data),
         )
         return objecter.submit(op, background=background)
 
@@ -196,7 +216,7 @@ class IoContext:
                 what it returns goes back to the notifier.
             on_error: called when the watch is lost for good.
         """
-        return await self.client.watches.add(self, oid, on_notify, on_error)
+        return await self.client.watches.add(self, oid, answering(on_notify), on_error)
 
     async def notify(self, oid: str, payload: Buffer = b"", timeout_ms: int = 5000) -> bytes:
         """Tells all watchers and waits for their acknowledgements (or the timeout).

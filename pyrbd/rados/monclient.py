@@ -25,6 +25,8 @@ from ..msgr.cephx import CephxMonAuthenticator, CryptoKey, NoneAuthenticator, Ti
 from ..msgr.connection import Connection
 from ..msgr.messages import (
     PRIO_DEFAULT,
+    MGetPoolStats,
+    MGetPoolStatsReply,
     MMonCommand,
     MMonCommandAck,
     MMonGetVersion,
@@ -136,6 +138,9 @@ class MonClient:
         self._ping_timer: Any = None
         self._renew_timer: Any = None
         self._asked_map = 0.0
+        self._more_subscriptions: dict[str, int] = {}
+        self.on_subscribed: Callable[[MessageFront], None] | None = None
+        """Hears what comes for subscriptions other than those for the maps that are kept here."""
 
     # ------------------------------------------------------------ connecting
 
@@ -205,13 +210,7 @@ class MonClient:
 
     def _try(self, addr: EntityAddr) -> None:
         try:
-            auth: CephxMonAuthenticator | NoneAuthenticator
-            if self._key is None:
-                auth = NoneAuthenticator(self._entity, self.global_id, mon=True)
-            else:
-                auth = CephxMonAuthenticator(
-                    self._entity, self._key, self.global_id, self.tickets.get(ENTITY_TYPE_AUTH)
-                )
+            auth = self.authenticator()
         except AuthError as e:
             self._give_up(e)
             return
@@ -219,6 +218,14 @@ class MonClient:
         session = Session("mon", conn, self, self.driver, blocking=False)
         self._hunting[id(session)] = session
         session.start()
+
+    def authenticator(self, *, fresh: bool = False) -> CephxMonAuthenticator | NoneAuthenticator:
+        """To log in with: as who we are already, or (`fresh`) as a client of its own."""
+        global_id = 0 if fresh else self.global_id
+        if self._key is None:
+            return NoneAuthenticator(self._entity, global_id, mon=True)
+        old = None if fresh else self.tickets.get(ENTITY_TYPE_AUTH)
+        return CephxMonAuthenticator(self._entity, self._key, global_id, old)
 
     def _give_up(self, error: PyrbdError) -> None:
         if self._connected is not None and not self._connected.done:
@@ -259,6 +266,7 @@ class MonClient:
         what = {
             "monmap": SubscribeItem(self.monmap.epoch + 1 if self.monmap else 0),
             "osdmap": SubscribeItem(self._osdmap_epoch() + 1 if self._osdmap_epoch() else 0),
+            **{name: SubscribeItem(start) for name, start in self._more_subscriptions.items()},
         }
         session.queue.append(_Send(0, MMonSubscribe(what)))
 
@@ -345,6 +353,27 @@ class MonClient:
             session.queue.append(_Send(0, MMonSubscribe({"osdmap": item})))
         session.flush()
 
+    def subscribe(self, what: str, start: int) -> None:
+        """Has the monitors send more, for ever: ``mgrmap``, ``log-info``, ..."""
+        with self.lock:
+            self._more_subscriptions[what] = start
+            session = self._session
+            if session is not None:
+                session.queue.append(_Send(0, MMonSubscribe({what: SubscribeItem(start)})))
+        if session is not None:
+            session.flush()
+
+    def subscribed(self, what: str, start: int) -> None:
+        """Notes from where a subscription would go on with another monitor."""
+        with self.lock:
+            if what in self._more_subscriptions:
+                self._more_subscriptions[what] = start
+
+    def unsubscribe(self, what: str) -> None:
+        """The monitor forgets it with the connection; until then what it sends is not heard."""
+        with self.lock:
+            self._more_subscriptions.pop(what, None)
+
     def newest_epoch(self, what: str = "osdmap", deadline: float | None = None) -> Event[int]:
         """The epoch of the newest map of that kind that the monitors have."""
         event: Event[int] = Event(
@@ -376,6 +405,10 @@ class MonClient:
     def statfs(self, deadline: float | None) -> Completion[MStatfsReply]:
         fsid = self.monmap.fsid if self.monmap else bytes(16)
         return self._request(MStatfs(fsid=fsid), "the cluster's statistics", deadline)
+
+    def pool_stats(self, pool: str, deadline: float | None) -> Completion[MGetPoolStatsReply]:
+        fsid = self.monmap.fsid if self.monmap else bytes(16)
+        return self._request(MGetPoolStats(fsid=fsid, pools=(pool,)), f"the statistics of pool {pool!r}", deadline)
 
     def _request(self, front: MessageFront, what: str, deadline: float | None, data: Buffer = b"") -> Event[Any]:
         tid = next(self._tids)
@@ -429,8 +462,10 @@ class MonClient:
                 self._answer(header.tid, error=make_ex(result, "the monitors refused the change of a pool"))
             else:
                 self._answer(header.tid, front)
-        elif isinstance(front, MStatfsReply):
+        elif isinstance(front, MStatfsReply | MGetPoolStatsReply):
             self._answer(header.tid, front)
+        elif self.on_subscribed is not None:
+            self.driver.defer(self.on_subscribed, front)
 
     def _answer(self, tid: int, result: Any = None, error: Error | None = None) -> None:
         pending = self._pending.pop(tid, None)

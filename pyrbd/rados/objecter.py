@@ -7,6 +7,9 @@ another primary or splits it, and when the pool says so. By the tid the OSDs rec
 write that they have already done. Operations of one object keep the order in which they
 were submitted.
 
+What is in flight is bounded in number and bytes (`objecter_inflight_ops`,
+`objecter_inflight_op_bytes`): what is more waits in the order in which it came.
+
 `Objecter.lock` guards the map, the table of sessions, and where each operation is. The
 answer to an operation is handled by the leader of its session without that lock.
 """
@@ -16,9 +19,10 @@ from __future__ import annotations
 import errno
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
-from threading import RLock
+from threading import Condition, Lock, RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import AuthError, DecodeError, ProtocolError
@@ -35,8 +39,11 @@ from ..msgr.messages import (
 from ..msgr.osdop import (
     FLAG_FULL_FORCE,
     FLAG_FULL_TRY,
+    FLAG_IGNORE_CACHE,
+    FLAG_IGNORE_OVERLAY,
     FLAG_KNOWN_REDIR,
     FLAG_READ,
+    FLAG_REDIRECTED,
     FLAG_RETRY,
     FLAG_SUPPORTSPOOLEIO,
     FLAG_WRITE,
@@ -46,19 +53,23 @@ from ..msgr.osdop import (
     OP_COMPAT,
     OP_VERSION,
     Reply,
+    decode_redirect,
     decode_reply,
     encode_object,
     encode_request,
 )
+from ..msgr.types import EntityAddr
 from ..osdmap import Incremental, OSDMap
+from ..osdmap.pool import FLAG_EIO
 from .completion import Completion, Event
-from .exceptions import Error, TimedOut, make_ex
+from .exceptions import ConnectionShutdown, Error, TimedOut, make_ex
 from .operations import ObjectOperation, OpOutput, OpReply
 
 if TYPE_CHECKING:
     from ..denc import Buffer
     from ..msgr.connection import Connection, Message, Ready
     from ..msgr.frames import Sink
+    from ..osdmap.pool import PgPool
     from .client import Driver
     from .session import Session
 
@@ -66,6 +77,8 @@ _log = Log("objecter")
 
 RECONNECT_DELAY = 0.1
 RECONNECT_DELAY_MAX = 5.0
+EXPIRY_INTERVAL = 0.1
+"""Seconds between looks at operations with a deadline for which no thread waits."""
 MAX_LOST_REQUESTS = 2
 """A request that cost so many connections without an answer is sent more slowly: it may be
 what kills the daemon."""
@@ -84,7 +97,21 @@ EMPTY_SNAPC = SnapContext()
 class Target:
     """An object, and the place that a map gives it."""
 
-    __slots__ = ("key", "map", "named", "nspace", "oid", "pool", "primary", "raw_hash", "seed", "shard")
+    __slots__ = (
+        "_elsewhere",
+        "key",
+        "map",
+        "named",
+        "nspace",
+        "oid",
+        "pg_num",
+        "pool",
+        "primary",
+        "raw_hash",
+        "role",
+        "seed",
+        "shard",
+    )
 
     def __init__(self, pool: int, oid: str, nspace: str = "", key: str = "") -> None:
         self.pool = pool
@@ -100,8 +127,11 @@ class Target:
         self.map: OSDMap | None = None  # for which the rest holds
         self.raw_hash = 0
         self.seed = 0
+        self.pg_num = 0
         self.shard = -1
+        self.role = -1  # the primary's place in the acting set
         self.primary = -1
+        self._elsewhere: dict[int, Target] = {}
 
     def __str__(self) -> str:
         where = f"{self.pool}:" + (f"{self.nspace}/" if self.nspace else "")
@@ -114,10 +144,22 @@ class Target:
             return False
         self.raw_hash = osdmap.object_to_raw_hash(self.pool, self.oid, self.key, self.nspace)
         self.seed = osdmap.raw_hash_to_pg(self.pool, self.raw_hash).seed
-        self.primary, acting = osdmap.pg_acting_primary(self.pool, self.seed)
-        self.shard = acting.index(self.primary) if pool.is_erasure and self.primary in acting else -1
-        self.map = osdmap
+        self._find_primary(osdmap, pool)
         return True
+
+    def _find_primary(self, osdmap: OSDMap, pool: PgPool) -> None:
+        self.pg_num = pool.pg_num
+        self.primary, acting = osdmap.pg_acting_primary(self.pool, self.seed)
+        self.role = acting.index(self.primary) if self.primary in acting else -1
+        self.shard = self.role if pool.is_erasure else -1
+        self.map = osdmap
+
+    def in_pool(self, pool: int) -> Target:
+        """The object of the same name in another pool, a cache tier."""
+        target = self._elsewhere.get(pool)
+        if target is None:
+            target = self._elsewhere[pool] = Target(pool, self.oid, self.nspace, self.key)
+        return target
 
 
 class PgTarget(Target):
@@ -133,9 +175,7 @@ class PgTarget(Target):
         pool = osdmap.pools.get(self.pool)
         if pool is None:
             return False
-        self.primary, acting = osdmap.pg_acting_primary(self.pool, self.seed)
-        self.shard = acting.index(self.primary) if pool.is_erasure and self.primary in acting else -1
-        self.map = osdmap
+        self._find_primary(osdmap, pool)
         return True
 
 
@@ -143,7 +183,10 @@ class Op(Completion[Any]):
     """One request in flight."""
 
     __slots__ = (
+        "admitted",
         "attempt",
+        "base",
+        "cost",
         "data",
         "finish",
         "flags",
@@ -154,12 +197,17 @@ class Op(Completion[Any]):
         "n_ops",
         "objecter",
         "ops",
+        "paused",
         "receiving",
+        "redirect",
+        "sent_pg_num",
         "sent_primary",
+        "sent_role",
         "sent_seed",
         "snapc",
         "snapid",
         "target",
+        "throttled",
         "tid",
     )
 
@@ -177,10 +225,19 @@ class Op(Completion[Any]):
         snapc: SnapContext = EMPTY_SNAPC,
         into: memoryview | None = None,
         deadline: float | None = None,
+        cost: int = 0,
     ) -> None:
         super().__init__(objecter.driver)
         self.objecter = objecter
+        self.base = target
+        """The object that was asked for; `target` is where it is in the newest map."""
         self.target = target
+        self.redirect: Target | None = None
+        self.cost = cost
+        """Bytes that it takes to keep it in flight."""
+        self.throttled = True
+        self.admitted = False
+        self.paused = False
         self.ops = ops
         self.n_ops = n_ops
         self.data = data
@@ -197,6 +254,8 @@ class Op(Completion[Any]):
         self.mtime = (0, 0)
         self.sent_seed = -1
         self.sent_primary = -1
+        self.sent_role = -1
+        self.sent_pg_num = 0
         self.force_epoch = 0
         if flags & FLAG_WRITE:
             now = time.time_ns()
@@ -232,6 +291,14 @@ class Op(Completion[Any]):
         )
         return session.conn.encode_message(self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data)
 
+    def _finish(self) -> None:
+        if self.admitted:
+            self.objecter.release(self)
+        super()._finish()
+
+    def attend(self) -> None:
+        self.objecter.attend(self)
+
     def abandon(self) -> None:
         self.objecter.cancel(self, make_ex(-errno.ECANCELED, f"the wait for {self.target} was interrupted"))
 
@@ -260,6 +327,7 @@ class Objecter:
         want_map: Callable[[], None],
         auth_failed: Callable[[AuthError], bool],
         latest_map: Callable[[Callable[[int], None]], None],
+        own_addr: Callable[[], EntityAddr | None] = lambda: None,
     ) -> None:
         self.driver = driver
         self.lock = RLock()
@@ -268,6 +336,16 @@ class Objecter:
         self._want_map = want_map
         self._auth_failed = auth_failed
         self._latest_map = latest_map
+        self._own_addr = own_addr
+        self.max_ops = 1024
+        self.max_bytes = 100 << 20
+        self._budget = Lock()
+        self._room = Condition(self._budget)
+        self._n_admitted = 0
+        self._bytes_admitted = 0
+        self._queued: deque[Op] = deque()
+        self._expiry: Any = None
+        self.blocklisted: Error | None = None
         self._tids = count(1)
         self._sessions: dict[int, Session] = {}
         self._osd_of: dict[int, int] = {}
@@ -279,6 +357,7 @@ class Objecter:
         self._watchers: dict[int, Callable[[MWatchNotify], None]] = {}
         self.on_rehomed: Callable[[], None] | None = None
         self.on_notify: Callable[[MWatchNotify], None] | None = None
+        self.on_blocklisted: Callable[[Error], None] | None = None
         self._closed: Error | None = None
         self._requested_map = 0
 
@@ -290,8 +369,16 @@ class Objecter:
             with self.lock:
                 if self._closed is not None:
                     raise self._closed
+                if self.blocklisted is not None:
+                    raise self.blocklisted
                 op.tid = next(self._tids)
-                session = self._place(op)
+                if op.throttled and not self._admit(op):
+                    self._queued.append(op)
+                    session = None
+                else:
+                    session = self._place(op)
+                if background and op.deadline is not None:
+                    self._watch_deadlines()
             if session is not None:
                 if background:
                     session.aio.add(op.tid)
@@ -302,6 +389,101 @@ class Objecter:
             op.abandon()
             raise
         return op
+
+    # ------------------------------------------------------------ how much is in flight
+
+    def _admit(self, op: Op) -> bool:
+        """Whether `op` may be in flight now; it is counted then. Under the lock."""
+        with self._budget:
+            n = self._n_admitted
+            if self._queued or (n and (n >= self.max_ops or self._bytes_admitted + op.cost > self.max_bytes)):
+                return False
+            self._n_admitted = n + 1
+            self._bytes_admitted += op.cost
+            op.admitted = True
+            return True
+
+    def release(self, op: Op) -> None:
+        """`op` is finished: makes room for others."""
+        with self._budget:
+            if not op.admitted:
+                return
+            op.admitted = False
+            self._n_admitted -= 1
+            self._bytes_admitted -= op.cost
+        if self._queued:
+            self.driver.defer(self._admit_queued)
+
+    def _admit_queued(self) -> None:
+        touched: dict[int, Session] = {}
+        with self.lock:
+            queued, self._queued = self._queued, deque()
+            while queued:
+                op = queued[0]
+                if not op.done:
+                    if not self._admit(op):
+                        break
+                    session = self._place(op)
+                    if session is not None:
+                        touched[id(session)] = session
+                        session.aio.add(op.tid)  # whoever waits for it may be asleep
+                queued.popleft()
+            queued.extend(self._queued)
+            self._queued = queued
+        with self._room:
+            self._room.notify_all()
+        for session in touched.values():
+            session.flush()
+        if touched:
+            self.driver.wake()
+
+    def wait_for_room(self) -> None:
+        """Waits a moment for queued operations to be admitted; the caller looks again."""
+        with self._room:
+            self._room.wait(EXPIRY_INTERVAL)
+
+    @property
+    def in_flight(self) -> tuple[int, int]:
+        """Operations that have been sent or are about to be, and their bytes."""
+        with self._budget:
+            return self._n_admitted, self._bytes_admitted
+
+    def is_queued(self, op: Op) -> bool:
+        """Whether `op` waits for others to finish before it may be sent."""
+        return not op.done and not op.admitted and op.throttled
+
+    def attend(self, op: Op) -> None:
+        """No thread is going to wait for `op`: the background thread sees to it."""
+        with self.lock:
+            session = op.session
+            if session is None or op.done:
+                return
+            session.aio.add(op.tid)
+            watched = session.watched
+        if not watched:
+            self.driver.wake()
+
+    def _unfinished(self) -> list[Op]:
+        """All operations, wherever they are. Under the lock."""
+        sent = [op for s in self._sessions.values() for op in list(s.ops.values())]
+        return [*self._queued, *self._homeless.values(), *sent]
+
+    def _watch_deadlines(self) -> None:
+        if self._expiry is None and self.driver.blocking:
+            self._expiry = self.driver.call_later(EXPIRY_INTERVAL, self._expire)
+
+    def _expire(self) -> None:
+        """Gives up what nobody waits for when its time is over."""
+        now = self.driver.monotonic()
+        with self.lock:
+            self._expiry = None
+            ops = self._unfinished()
+            timed = [op for op in ops if op.deadline is not None and not op.done]
+            if timed:
+                self._watch_deadlines()
+        for op in timed:
+            if op.deadline is not None and now >= op.deadline:
+                op.expire()
 
     def operation(
         self,
@@ -328,7 +510,26 @@ class Objecter:
             snapid=snapid,
             snapc=snapc,
             deadline=deadline,
+            cost=len(data) + operation.read_bytes,
         )
+
+    def _aim(self, op: Op, osdmap: OSDMap) -> bool:
+        """Finds where `op` goes in `osdmap` (Objecter::_calc_target); False if there is no such
+        pool. Under the lock."""
+        target = op.redirect or op.base
+        if osdmap.any_pool_special and not op.flags & FLAG_IGNORE_OVERLAY:
+            pool = osdmap.pools.get(target.pool)
+            if pool is None:
+                return False
+            tier = -1
+            if op.flags & FLAG_READ and pool.read_tier >= 0:
+                tier = pool.read_tier
+            if op.flags & FLAG_WRITE and pool.write_tier >= 0:
+                tier = pool.write_tier
+            if tier >= 0:
+                target = target.in_pool(tier)
+        op.target = target
+        return target.map is osdmap or target.locate(osdmap)
 
     def _place(self, op: Op) -> Session | None:
         """Gives `op` to the session of its primary, or makes it wait. Under the lock."""
@@ -337,10 +538,16 @@ class Objecter:
         if osdmap is None:
             self._homeless[op.tid] = op
             return None
-        if target.map is not osdmap and not target.locate(osdmap):
-            self._homeless[op.tid] = op
-            self._check_pool(op)
+        if target.map is not osdmap or target is not op.base:
+            if not self._aim(op, osdmap):
+                self._homeless[op.tid] = op
+                self._check_pool(op)
+                return None
+            target = op.target
+        if osdmap.any_pool_special and osdmap.pools[op.base.pool].flags & FLAG_EIO:
+            op.set_error(make_ex(-errno.EIO, f"pool {op.base.pool} is set to fail all requests (eio)"))
             return None
+        op.paused = False
         if target.primary < 0 or self._paused(op, osdmap) or self._backed_off(op):
             self._homeless[op.tid] = op
             op.session = None
@@ -356,6 +563,8 @@ class Objecter:
                 return None
         op.sent_seed = target.seed
         op.sent_primary = target.primary
+        op.sent_role = target.role
+        op.sent_pg_num = target.pg_num
         op.session = session
         session.ops[op.tid] = op
         session.queue.append(op)
@@ -385,7 +594,7 @@ class Objecter:
                 if op.done or op.tid not in self._homeless:
                     return
                 osdmap = self.osdmap
-                if osdmap is not None and osdmap.epoch >= epoch and op.target.pool not in osdmap.pools:
+                if osdmap is not None and osdmap.epoch >= epoch and not self._aim(op, osdmap):
                     del self._homeless[op.tid]
                 else:
                     return
@@ -536,17 +745,46 @@ class Objecter:
                 self._homeless[op.tid] = op
             self.driver.call_later(RECONNECT_DELAY, self._rehome)
             return
+        if reply.redirected:
+            self._redirect(session, op, message)
+            return
         try:
-            if reply.redirected:
-                op.set_error(make_ex(-errno.EOPNOTSUPP, f"{op.target} was redirected to another object"))
-            else:
-                op.set_result(op.finish(op, reply, message.data))
+            op.set_result(op.finish(op, reply, message.data))
         except Error as e:
             op.set_error(e)
         except DecodeError as e:
             op.set_error(make_ex(-errno.EBADMSG, str(e)))
         session.ops.pop(op.tid, None)
         session.aio.discard(op.tid)
+        if reply.result == -errno.ESHUTDOWN:
+            self.driver.defer(self._shut_out)
+
+    def _redirect(self, session: Session, op: Op, message: Message) -> None:
+        """The object is elsewhere: asks there, as a new request."""
+        try:
+            locator, oid = decode_redirect(message.front, message.header.version)
+        except DecodeError as e:
+            session.ops.pop(op.tid, None)
+            session.aio.discard(op.tid)
+            op.set_error(make_ex(-errno.EBADMSG, str(e)))
+            return
+        with self.lock:
+            session.ops.pop(op.tid, None)
+            session.aio.discard(op.tid)
+            base = op.base
+            op.redirect = Target(
+                locator.pool if locator.pool >= 0 else base.pool,
+                oid or base.oid,
+                locator.nspace or base.nspace,
+                locator.key or base.key,
+            )
+            _log.debug("%r is redirected to %s", op, op.redirect)
+            op.flags |= FLAG_REDIRECTED | FLAG_IGNORE_CACHE | FLAG_IGNORE_OVERLAY
+            op.session = None
+            op.attempt = 0
+            op.tid = next(self._tids)
+            self._homeless[op.tid] = op
+        self.driver.defer(self._rehome)
 
     def _on_backoff(self, session: Session, message: MOSDBackoff) -> None:
         """The OSD cannot take requests for a group now (doc/dev/osd_internals/backoff.rst)."""
@@ -600,6 +838,9 @@ class Objecter:
                     break
                 self.osdmap = new
                 moved += self._scan(new, skipped)
+                own = self._own_addr()
+                if own is not None and own in new.blocklist:
+                    self.driver.defer(self._shut_out)
             osdmap = self.osdmap
             if osdmap is None:
                 return
@@ -635,19 +876,28 @@ class Objecter:
                 moved.append(op)
         return moved
 
-    @staticmethod
-    def _must_resend(op: Op, osdmap: OSDMap, skipped: bool) -> bool:
+    def _must_resend(self, op: Op, osdmap: OSDMap, skipped: bool) -> bool:
         """Objecter::_calc_target: another group, another primary, or the pool's wish."""
-        target = op.target
-        if target.map is not osdmap and not target.locate(osdmap):
+        if not self._aim(op, osdmap):
             return True
-        pool = osdmap.pools[target.pool]
+        target = op.target
+        pool = osdmap.pools[op.base.pool]
+        if pool.flags & FLAG_EIO:
+            return True
+        was_paused, op.paused = op.paused, self._paused(op, osdmap)
+        if was_paused and not op.paused:
+            return True  # it may have come to the OSD while that was not to serve it
         if pool.last_force_op_resend == osdmap.epoch and op.force_epoch < osdmap.epoch:
             op.force_epoch = osdmap.epoch
             return True
         if skipped and op.flags & FLAG_WRITE:
             return True
-        return target.seed != op.sent_seed or target.primary != op.sent_primary
+        return (
+            target.seed != op.sent_seed
+            or target.primary != op.sent_primary
+            or target.role != op.sent_role
+            or target.pg_num != op.sent_pg_num  # a split or merge; perhaps not of this group
+        )
 
     def _close_stale(self, osdmap: OSDMap) -> None:
         """Connections to OSDs that are down or have come back elsewhere."""
@@ -672,6 +922,22 @@ class Objecter:
                 self._map_waiters.append((epoch, event))
         return event
 
+    def _shut_out(self) -> None:
+        """The cluster does not serve us any more: everything fails, now and later. A blocklist
+        is how others make sure that we do not write: an end of it must not let us go on as if
+        nothing had been."""
+        error = ConnectionShutdown("this client was blocklisted by the cluster; connect anew", errno.ESHUTDOWN)
+        with self.lock:
+            if self.blocklisted is not None or self._closed is not None:
+                return
+            self.blocklisted = error
+            ops = self._unfinished()
+        _log.warning("%s", error)
+        for op in ops:
+            self.cancel(op, error)
+        if self.on_blocklisted is not None:
+            self.on_blocklisted(error)
+
     # ------------------------------------------------------------ giving up
 
     def cancel(self, op: Op, error: Error) -> None:
@@ -692,6 +958,8 @@ class Objecter:
         if osdmap is None:
             return "there is no osdmap yet"
         where = f"epoch {osdmap.epoch}"
+        if self.is_queued(op):
+            return f"{self.in_flight[0]} others are in flight before it"
         if op.target.pool not in osdmap.pools:
             return f"pool {op.target.pool} is not in {where}"
         if self._paused(op, osdmap):
@@ -706,7 +974,10 @@ class Objecter:
         """In a child after fork: everything in flight is the parent's. The lock may be held
         by a thread that does not exist here."""
         self.lock = RLock()
+        self._budget = Lock()
+        self._room = Condition(self._budget)
         self._closed = error
+        self._queued.clear()
         self._sessions.clear()
         self._homeless.clear()
 
@@ -715,10 +986,13 @@ class Objecter:
         with self.lock:
             self._closed = error
             sessions = list(self._sessions.values())
-            ops = [*self._homeless.values(), *(op for s in sessions for op in s.ops.values())]
+            ops = self._unfinished()
             waiters = [e for _, e in self._map_waiters]
             self._homeless.clear()
+            self._queued.clear()
             self._map_waiters.clear()
+            if self._expiry is not None:
+                self._expiry.cancel()
             self._sessions.clear()
             self._osd_of.clear()
         for c in (*ops, *waiters):

@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 _XATTR = _struct.Struct("<HIIIBB18xI")
 _CLS = _struct.Struct("<HIBBBI21xI")
 _WATCH = _struct.Struct("<HIQQBIIxxxI")
+_TWO = _struct.Struct("<HIQQ12xI")  # assert_ver: unused, version
+_SNAP = _struct.Struct("<HIQ20xI")
+_WRITESAME = _struct.Struct("<HIQQQ4xI")
+_CHECKSUM = _struct.Struct("<HIQQIB7xI")
 _MAX_U64 = 0xFFFFFFFFFFFFFFFF
+
+CMPXATTR_MODE_STRING = 1
+CMPXATTR_MODE_U64 = 2
 
 WATCH_OP_UNWATCH = 0
 WATCH_OP_WATCH = 3
@@ -65,9 +72,11 @@ class ObjectOperation:
     (a negative number, a ZERO of no bytes).
     """
 
-    __slots__ = ("flags", "indata", "ops")
+    __slots__ = ("flags", "indata", "ops", "read_bytes")
 
     def __init__(self) -> None:
+        self.read_bytes = 0
+        """Bytes of data that the reply may bring."""
         self.ops: list[bytes] = []
         self.indata: list[Buffer] = []
         self.flags = 0
@@ -107,10 +116,12 @@ class ObjectOperation:
 
     def read(self, offset: int, length: int) -> Self:
         """Up to `length` bytes; 0 means the whole object."""
+        self.read_bytes += length
         return self._extent(Op.READ, offset, length)
 
     def sparse_read(self, offset: int, length: int) -> Self:
         """map<u64 offset, u64 length> of what is there, and a blob with the data."""
+        self.read_bytes += length
         return self._extent(Op.SPARSE_READ, offset, length)
 
     def stat(self) -> Self:
@@ -125,6 +136,39 @@ class ObjectOperation:
 
     def append(self, data: Buffer) -> Self:
         return self._extent(Op.APPEND, 0, len(data), data)
+
+    def writesame(self, offset: int, length: int, data: Buffer) -> Self:
+        """Writes `data` again and again over `length` bytes, a multiple of its size."""
+        if offset < 0 or length < 0 or offset + length > _MAX_U64:
+            raise ValueError(f"offset {offset}, length {length} of an operation")
+        if not len(data) or length % len(data):
+            raise ValueError(f"{length} bytes are not a multiple of the {len(data)} to repeat")
+        self._mode(Op.WRITESAME)
+        self.ops.append(_WRITESAME.pack(Op.WRITESAME, 0, offset, length, len(data), len(data)))
+        self.indata.append(data)
+        return self
+
+    def cmpext(self, offset: int, data: Buffer) -> Self:
+        """Fails the request unless the object has `data` at `offset`; its return value then is
+        -4095 (MAX_ERRNO) less the offset of the first byte that differs. What is beyond the
+        object's end counts as zeros."""
+        return self._extent(Op.CMPEXT, offset, len(data), data)
+
+    def checksum(self, kind: int, init_value: bytes, offset: int, length: int, chunk_size: int = 0) -> Self:
+        """Checksums of `length` bytes (0: up to the object's end) in chunks: u32 count, then values.
+
+        Args:
+            kind: 0 for xxhash32, 1 for xxhash64, 2 for crc32c.
+            init_value: 4 bytes, 8 for xxhash64, little-endian.
+        """
+        if offset < 0 or length < 0 or chunk_size < 0 or offset + length > _MAX_U64:
+            raise ValueError(f"offset {offset}, length {length} of an operation")
+        if kind not in (0, 1, 2) or len(init_value) != (8 if kind == 1 else 4):
+            raise ValueError(f"checksum of type {kind} with an initial value of {len(init_value)} bytes")
+        self._mode(Op.CHECKSUM)
+        self.ops.append(_CHECKSUM.pack(Op.CHECKSUM, 0, offset, length, chunk_size, kind, len(init_value)))
+        self.indata.append(init_value)
+        return self
 
     def truncate(self, size: int) -> Self:
         return self._extent(Op.TRUNCATE, size, 0)
@@ -144,6 +188,22 @@ class ObjectOperation:
     def assert_exists(self) -> Self:
         """Fails the request with ENOENT unless the object is there."""
         return self.stat()
+
+    def assert_version(self, version: int) -> Self:
+        """Fails the request (ERANGE or EOVERFLOW) unless the object's user version is this one."""
+        if not 0 <= version <= _MAX_U64:
+            raise ValueError(f"version {version}")
+        self._mode(Op.ASSERT_VER)
+        self.ops.append(_TWO.pack(Op.ASSERT_VER, 0, 0, version, 0))
+        return self
+
+    def rollback(self, snapid: int) -> Self:
+        """Makes the head what it was at a snapshot."""
+        if not 0 <= snapid <= _MAX_U64:
+            raise ValueError(f"snapshot {snapid}")
+        self._mode(Op.ROLLBACK)
+        self.ops.append(_SNAP.pack(Op.ROLLBACK, 0, snapid, 0))
+        return self
 
     def set_alloc_hint(self, object_size: int, write_size: int, flags: int = 0) -> Self:
         """Tells the store how the object will be used; never fails the request."""
@@ -192,6 +252,19 @@ class ObjectOperation:
     def rmxattr(self, name: str) -> Self:
         return self._xattr(Op.RMXATTR, name)
 
+    def cmpxattr(self, name: str, comparison: int, value: Buffer | int) -> Self:
+        """Fails the request (ECANCELED) unless `value` stands in this relation to the attribute
+        (``LIBRADOS_CMPXATTR_OP_*``: 1 EQ to 6 LTE); a number is compared as one."""
+        if not 1 <= comparison <= 6:
+            raise ValueError(f"comparison {comparison}")
+        mode = CMPXATTR_MODE_U64 if isinstance(value, int) else CMPXATTR_MODE_STRING
+        raw, text = name.encode(), value.to_bytes(8, "little") if isinstance(value, int) else bytes(value)
+        self._mode(Op.CMPXATTR)
+        sizes = (len(raw), len(text), comparison, mode, len(raw) + len(text))
+        self.ops.append(_XATTR.pack(Op.CMPXATTR, 0, *sizes))
+        self.indata.append(raw + text)
+        return self
+
     # ------------------------------------------------------------ omap
 
     def omap_get_keys(self, start_after: bytes = b"", max_return: int = 1024) -> Self:
@@ -223,8 +296,34 @@ class ObjectOperation:
     def omap_rm_keys(self, keys: Iterable[bytes]) -> Self:
         return self._with_payload(Op.OMAPRMKEYS, _encode_keys(keys))
 
+    def omap_rm_range(self, begin: bytes, end: bytes) -> Self:
+        """Removes the keys from `begin` on up to, without, `end`."""
+        e = Encoder()
+        e.blob(begin)
+        e.blob(end)
+        return self._with_payload(Op.OMAPRMKEYRANGE, e.buf)
+
     def omap_clear(self) -> Self:
+        """Removes all keys, and the header."""
         return self._with_payload(Op.OMAPCLEAR)
+
+    def omap_get_header(self) -> Self:
+        return self._with_payload(Op.OMAPGETHEADER)
+
+    def omap_set_header(self, header: Buffer) -> Self:
+        return self._with_payload(Op.OMAPSETHEADER, header)
+
+    def omap_cmp(self, assertions: Mapping[bytes, tuple[bytes, int]]) -> Self:
+        """Fails the request (ECANCELED) unless each key's value stands in this relation to the
+        one given: {key: (value, comparison)}, with EQ 1, GT 3 and LT 5."""
+        e = Encoder()
+        e.u32(len(assertions))
+        for k in sorted(assertions):
+            value, comparison = assertions[k]
+            e.blob(k)
+            e.blob(value)
+            e.s32(comparison)
+        return self._with_payload(Op.OMAP_CMP, e.buf)
 
     # ------------------------------------------------------------ watch and notify
 

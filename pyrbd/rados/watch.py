@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import errno
 import random
+import weakref
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..denc import Decoder
 from ..log import Log
@@ -29,26 +31,35 @@ if TYPE_CHECKING:
     from ..denc import Buffer
     from .client import Client
     from .io import IoContext
+    from .ioctx import IoctxBase
     from .session import Session
 
 _log = Log("watch")
 
 PING_INTERVAL = 5.0
 OnNotify = Callable[[int, int, int, bytes], "bytes | None"]
+OnMessage = Callable[["Watch", MWatchNotify], None]
 OnError = Callable[[Error], None]
 
 
 class Watch:
     """One watched object. `cookie` names it among the watchers of the object."""
 
-    def __init__(self, table: Watches, io: IoContext, oid: str, on_notify: OnNotify, on_error: OnError | None) -> None:
+    def __init__(
+        self, table: Watches, io: IoContext, oid: str, on_message: OnMessage, on_error: OnError | None, timeout: int
+    ) -> None:
         self.io = io
         self.oid = oid
         self.cookie = table.new_cookie()
+        self.timeout = timeout
+        self.confirmed = 0.0
+        """When the OSD last said that it has the watch, on the driver's clock."""
+        self.heard: list[float] = []
+        """Since when notifications wait for their acknowledgement."""
         self.error: Error | None = None
         self.closed = False
         self._table = table
-        self.on_notify = on_notify
+        self.on_message = on_message
         self.on_error = on_error
         self.session: Session | None = None
         self.generation = 0
@@ -56,6 +67,20 @@ class Watch:
 
     def __repr__(self) -> str:
         return f"<Watch {self.oid!r} cookie={self.cookie}>"
+
+    def acknowledge(self, notify_id: int, answer: Buffer = b"") -> None:
+        """Answers a notification; the notifier waits for it."""
+        op = ObjectOperation().notify_ack(notify_id, self.cookie, answer)
+        try:
+            self.io.submit(self.oid, op, background=True, throttled=False)
+        except Error as e:
+            _log.info("acknowledgement for %r: %s", self, e)
+
+    def age(self, now: float) -> float:
+        """Seconds since the watch was known to be good; raises what ended it."""
+        if self.error is not None:
+            raise self.error
+        return now - min([self.confirmed, *self.heard])
 
     async def close(self) -> None:
         """Ends the watch; the object may be gone already."""
@@ -75,7 +100,8 @@ class Watch:
             self.closed = True
             self._table.remove(self)
             try:
-                self.io.submit(self.oid, ObjectOperation().watch(self.cookie, WATCH_OP_UNWATCH), background=True)
+                op = ObjectOperation().watch(self.cookie, WATCH_OP_UNWATCH)
+                self.io.submit(self.oid, op, background=True, throttled=False)
             except Error as e:
                 _log.info("%r: %s", self, e)
 
@@ -90,6 +116,142 @@ class Watch:
             self.on_error(error)
 
 
+class _Notify:
+    """A notification of ours that has not been answered by all."""
+
+    def __init__(
+        self, event: Event[MWatchNotify], io: IoContext, oid: str, cookie: int, payload: Buffer, seconds: int
+    ) -> None:
+        self.event = event
+        self.io = io
+        self.oid = oid
+        self.cookie = cookie
+        self.payload = payload
+        self.seconds = seconds
+        self.session: Session | None = None
+
+
+def answering(on_notify: OnNotify) -> OnMessage:
+    """For a callback that is quick and does not use the cluster: it is called in the driver,
+    with (notify id, cookie, notifier's global id, payload), and its result is the answer."""
+
+    def on_message(watch: Watch, message: MWatchNotify) -> None:
+        answer = None
+        try:
+            answer = on_notify(message.notify_id, message.cookie, message.notifier_gid, message.payload)
+        except Exception:
+            _log.exception("on_notify of %r", watch)
+        watch.acknowledge(message.notify_id, answer or b"")
+
+    return on_message
+
+
+class UserWatch:
+    """A watch of `Ioctx.watch`: its callbacks are users' code and run in the client's thread
+    for those. A context manager."""
+
+    def __init__(
+        self,
+        ioctx: IoctxBase,
+        io: IoContext,
+        oid: str,
+        callback: Callable[[int, int, int, bytes], Any],
+        error_callback: Callable[[int, int], Any] | None,
+    ) -> None:
+        self.ioctx = ioctx
+        self.oid = oid
+        self.callback = callback
+        self.error_callback = error_callback
+        self.id = 0
+        self._io = io
+        self._client = io.client
+        self._watch: Watch | None = None
+
+    def __repr__(self) -> str:
+        return f"<Watch {self.oid!r} id={self.id}>"
+
+    def __enter__(self) -> UserWatch:
+        return self
+
+    def __exit__(self, *args: object) -> Literal[False]:
+        self.close()
+        return False
+
+    def __del__(self) -> None:
+        watch = self._watch
+        if watch is not None and not watch.closed and not self._client.closed and not self._client.forked:
+            watch.abandon()
+
+    async def open(self, timeout: int) -> None:
+        """Registers the watch; see `Ioctx.watch`."""
+        this = weakref.ref(self)  # so that the watch ends when nobody has it any more
+
+        def on_message(watch: Watch, message: MWatchNotify) -> None:
+            user = this()
+            if user is not None:
+                watch.heard.append(user._client.driver.monotonic())
+                user._client.driver.call_back(user._notified, (watch, message), None)
+
+        def on_error(error: Error) -> None:
+            user = this()
+            if user is not None and user.error_callback is not None:
+                user._client.driver.call_back(user._failed, (error,), None)
+
+        self._watch = await self._client.watches.add(self._io, self.oid, on_message, on_error, timeout)
+        self.id = self._watch.cookie
+
+    def _notified(self, arguments: tuple[Watch, MWatchNotify]) -> None:
+        watch, message = arguments
+        answer: Any = None
+        try:
+            answer = self._call(message)
+        except Exception:
+            _log.exception("the callback of %r", self)
+        self._answer(watch, message, answer)
+
+    def _call(self, message: MWatchNotify) -> Any:
+        return self.callback(message.notify_id, message.notifier_gid, message.cookie, message.payload)
+
+    @staticmethod
+    def _answer(watch: Watch, message: MWatchNotify, answer: Any) -> None:
+        del watch.heard[0]
+        if isinstance(answer, str):
+            answer = answer.encode()
+        if not isinstance(answer, bytes | bytearray | memoryview):
+            answer = b""
+        watch.acknowledge(message.notify_id, answer)
+
+    def _failed(self, arguments: tuple[Error]) -> None:
+        assert self.error_callback is not None
+        self.error_callback(self.id, -(arguments[0].errno or errno.EIO))
+
+    def get_id(self) -> int:
+        """The watch id: names it among the watchers of the object."""
+        return self.id
+
+    def check(self) -> timedelta:
+        """How long ago the watch was known to be good, or raises what it was lost by:
+        NotConnected when notifications may have been missed."""
+        self.ioctx.require_ioctx_open()
+        if self._watch is None or self._watch.closed:
+            raise make_ex(-errno.ENOTCONN, "check error: the watch is closed")
+        return timedelta(seconds=self._watch.age(self._client.driver.monotonic()))
+
+    def close(self) -> None:
+        """Ends the watch; no callback is called after that, unless it is running."""
+        watch, self._watch = self._watch, None
+        if watch is None or self._client.closed or self._client.forked:
+            return
+        self.id = 0
+        self._client.run(watch.close())
+
+    async def unwatch(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None and not self._client.closed and not self._client.forked:
+            self.id = 0
+            await watch.close()
+
+
 class Watches:
     """All watches and pending notifications of a client."""
 
@@ -97,16 +259,20 @@ class Watches:
         self._client = client
         self._cookies = count(random.getrandbits(48) | 1)
         self._watches: dict[int, Watch] = {}
-        self._notifies: dict[int, Event[MWatchNotify]] = {}
+        self._notifies: dict[int, _Notify] = {}
         self._timer: Any = None
 
     def new_cookie(self) -> int:
         return next(self._cookies)
 
-    async def add(self, io: IoContext, oid: str, on_notify: OnNotify, on_error: OnError | None) -> Watch:
-        watch = Watch(self, io, oid, on_notify, on_error)
+    async def add(
+        self, io: IoContext, oid: str, on_message: OnMessage, on_error: OnError | None, timeout: int = 0
+    ) -> Watch:
+        watch = Watch(self, io, oid, on_message, on_error, timeout)
         self._watches[watch.cookie] = watch
-        completion = io.submit(oid, ObjectOperation().watch(watch.cookie, WATCH_OP_WATCH))
+        sent = self._client.driver.monotonic()
+        op = ObjectOperation().watch(watch.cookie, WATCH_OP_WATCH, timeout=timeout)
+        completion = io.submit(oid, op)
         watch.pending = completion
         try:
             await completion
@@ -114,6 +280,7 @@ class Watches:
             self.remove(watch)
             raise
         watch.session = completion.session
+        watch.confirmed = sent
         watch.pending = None
         if self._timer is None:
             self._timer = self._client.driver.call_later(PING_INTERVAL, self._ping)
@@ -135,13 +302,16 @@ class Watches:
                 self._send(watch, op, self._pinged)
 
     def _send(self, watch: Watch, op: ObjectOperation, then: Callable[[Watch, Completion[Any]], None]) -> None:
+        sent = self._client.driver.monotonic()
         try:
-            watch.pending = c = watch.io.submit(watch.oid, op, background=True)
+            watch.pending = c = watch.io.submit(watch.oid, op, background=True, throttled=False)
         except Error as e:
             watch.fail(e)
             return
 
         def finished(c: Completion[Any]) -> None:
+            if c.error is None:
+                watch.confirmed = sent
             self._client.driver.defer(then, watch, c)
 
         c.add_done_callback(finished)
@@ -163,10 +333,13 @@ class Watches:
         for watch in list(self._watches.values()):
             if watch.pending is None and watch.session is not None and not watch.session.alive:
                 self._reconnect(watch)
+        for notify in list(self._notifies.values()):
+            if notify.session is not None and not notify.session.alive:
+                self._notify_again(notify)
 
     def _reconnect(self, watch: Watch) -> None:
         watch.generation += 1
-        op = ObjectOperation().watch(watch.cookie, WATCH_OP_RECONNECT, watch.generation)
+        op = ObjectOperation().watch(watch.cookie, WATCH_OP_RECONNECT, watch.generation, watch.timeout)
         self._send(watch, op, self._reconnected)
 
     def _reconnected(self, watch: Watch, c: Completion[Any]) -> None:
@@ -183,9 +356,9 @@ class Watches:
 
     def on_notify(self, message: MWatchNotify) -> None:
         if message.opcode == WATCH_EVENT_NOTIFY_COMPLETE:
-            event = self._notifies.get(message.cookie)
-            if event is not None:
-                event.set_result(message)
+            notify = self._notifies.get(message.cookie)
+            if notify is not None:
+                notify.event.set_result(message)
             return
         watch = self._watches.get(message.cookie)
         if watch is None:
@@ -193,16 +366,14 @@ class Watches:
         if message.opcode == WATCH_EVENT_DISCONNECT:
             watch.fail(make_ex(-errno.ENOTCONN, f"the OSD ended the watch of {watch.oid}"))
         elif message.opcode == WATCH_EVENT_NOTIFY:
-            try:
-                answer = watch.on_notify(message.notify_id, message.cookie, message.notifier_gid, message.payload)
-            except Exception:
-                _log.exception("on_notify of %r", watch)
-                answer = None
-            op = ObjectOperation().notify_ack(message.notify_id, message.cookie, answer or b"")
-            try:
-                watch.io.submit(watch.oid, op, background=True)
-            except Error as e:
-                _log.info("acknowledgement for %r: %s", watch, e)
+            watch.on_message(watch, message)
+
+    def fail_all(self, error: Error) -> None:
+        """Tells all owners of watches that they are lost."""
+        for watch in list(self._watches.values()):
+            watch.fail(error)
+        for notify in list(self._notifies.values()):
+            notify.event.set_error(error)
 
     # ------------------------------------------------------------ notifying
 
@@ -214,9 +385,13 @@ class Watches:
             deadline=self._client.driver.monotonic() + seconds + 10,
             on_expire=lambda: TimedOut(f"notification of {oid}: no end of it was heard", errno.ETIMEDOUT),
         )
-        self._notifies[cookie] = event
+        notify = self._notifies[cookie] = _Notify(event, io, oid, cookie, payload, seconds)
         try:
-            await io.submit(oid, ObjectOperation().notify(cookie, payload, seconds))
+            completion = io.submit(oid, ObjectOperation().notify(cookie, payload, seconds))
+            await completion
+            notify.session = completion.session
+            if notify.session is not None and not notify.session.alive:
+                self._notify_again(notify)
             complete = await event
         finally:
             del self._notifies[cookie]
@@ -224,11 +399,27 @@ class Watches:
             raise make_ex(complete.return_code, f"notification of {oid}")
         return complete.payload
 
+    def _notify_again(self, notify: _Notify) -> None:
+        """The OSD that was to say when all have answered is gone: the next one asks all again."""
+        op = ObjectOperation().notify(notify.cookie, notify.payload, notify.seconds)
+        notify.session = None
+
+        def sent(c: Completion[Any]) -> None:
+            if c.error is not None:
+                notify.event.set_error(c.error)
+            else:
+                notify.session = c.session
+
+        try:
+            notify.io.submit(notify.oid, op, background=True, throttled=False).add_done_callback(sent)
+        except Error as e:
+            notify.event.set_error(e)
+
     def close(self, error: Error) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for event in list(self._notifies.values()):
-            event.set_error(error)
+        for notify in list(self._notifies.values()):
+            notify.event.set_error(error)
         self._watches.clear()
 
 

@@ -1,0 +1,132 @@
+"""The clients that a map shuts out: in the section of a map that is for OSDs
+(`src/osd/OSDMap.cc`, OSDMap::encode "osd-only data", OSDMap::is_blocklisted).
+
+Only the blocklist is taken from that section; what stands before it is gone over.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+
+from ..denc import Decoder, MapOf, Vector, s32, u32
+from ..msgr.types import EntityAddr, EntityAddrVec
+
+_addrvecs = Vector(EntityAddrVec)
+_addrs = Vector(EntityAddr)
+_osd_addrvecs = MapOf(s32, EntityAddrVec)
+_osd_u32 = MapOf(s32, u32)
+
+OSD_INFO_SIZE = 25
+
+
+class Client(NamedTuple):
+    """An address in a blocklist. Port and nonce 0 mean the whole host; in a range the nonce
+    is the length of the network's prefix."""
+
+    host: str
+    port: int
+    nonce: int
+
+    @classmethod
+    def of(cls, addr: EntityAddr) -> Client:
+        return cls(addr.host, addr.port, addr.nonce)
+
+
+class Blocklist(NamedTuple):
+    """Who may not talk to the OSDs."""
+
+    clients: frozenset[Client] = frozenset()
+    ranges: frozenset[Client] = frozenset()
+
+    def __contains__(self, addr: object) -> bool:
+        if not isinstance(addr, EntityAddr):
+            return False
+        if not self.clients and not self.ranges:
+            return False
+        client = Client.of(addr)
+        if client in self.clients or Client(addr.host, 0, 0) in self.clients:
+            return True
+        if not self.ranges or not addr.host:
+            return False
+        host = ipaddress.ip_address(addr.host)
+        return any(host in ipaddress.ip_network(f"{r.host}/{r.nonce}", strict=False) for r in self.ranges if r.host)
+
+
+class Changes(NamedTuple):
+    """What an incremental does to a blocklist."""
+
+    added: frozenset[Client] = frozenset()
+    removed: frozenset[Client] = frozenset()
+    added_ranges: frozenset[Client] = frozenset()
+    removed_ranges: frozenset[Client] = frozenset()
+
+    def apply(self, old: Blocklist) -> Blocklist:
+        return Blocklist(
+            (old.clients | self.added) - self.removed, (old.ranges | self.added_ranges) - self.removed_ranges
+        )
+
+
+def _stamped(d: Decoder) -> frozenset[Client]:
+    """map<entity_addr_t, utime_t>: until when; the monitors remove them then."""
+    clients = []
+    for _ in range(d.count(9)):
+        clients.append(Client.of(EntityAddr.decode(d)))
+        d.skip(8)
+    return frozenset(clients)
+
+
+def _listed(d: Decoder) -> frozenset[Client]:
+    return frozenset([Client.of(a) for a in _addrs.decode(d)])
+
+
+def _skip_xinfo(d: Decoder) -> None:
+    d.skip(2)
+    d.skip(d.u32())
+
+
+def decode_full(v: int, d: Decoder) -> Blocklist:
+    """From the section of a full map, of version `v`."""
+    _addrvecs.decode(d)  # hb_back_addrs
+    d.skip(OSD_INFO_SIZE * d.count(OSD_INFO_SIZE))
+    clients = _stamped(d)
+    if v < 11:
+        return Blocklist(clients)
+    _addrvecs.decode(d)  # cluster_addrs
+    d.skip(4)
+    d.blob()  # cluster_snapshot
+    d.skip(16 * d.count(16))  # osd_uuid
+    for _ in range(d.count(6)):
+        _skip_xinfo(d)
+    _addrvecs.decode(d)  # hb_front_addrs
+    d.skip(3 * 4 + 2)  # the ratios, require_min_compat_client, require_osd_release
+    for _ in range(d.count(12)):  # removed_snaps_queue
+        d.skip(8)
+        d.skip(16 * d.count(16))
+    _osd_u32.decode(d)  # crush_node_flags
+    _osd_u32.decode(d)  # device_class_flags
+    d.skip(1 + 4 + 4 + 4 + 4)  # stretch mode
+    return Blocklist(clients, _stamped(d))
+
+
+def decode_incremental(v: int, d: Decoder) -> Changes:
+    """From the section of an incremental, of version `v`."""
+    _osd_addrvecs.decode(d)  # new_hb_back_up
+    _osd_u32.decode(d)  # new_up_thru
+    d.skip(12 * d.count(12))  # new_last_clean_interval
+    _osd_u32.decode(d)  # new_lost
+    added, removed = _stamped(d), _listed(d)
+    if v < 11:
+        return Changes(added, removed)
+    _osd_addrvecs.decode(d)  # new_up_cluster
+    d.blob()  # cluster_snapshot
+    d.skip(20 * d.count(20))  # new_uuid
+    for _ in range(d.count(10)):  # new_xinfo
+        d.skip(4)
+        _skip_xinfo(d)
+    _osd_addrvecs.decode(d)  # new_hb_front_up
+    d.skip(8 + 3 * 4 + 2)  # features, the ratios, the two releases
+    _osd_u32.decode(d)  # new_crush_node_flags
+    _osd_u32.decode(d)  # new_device_class_flags
+    d.skip(1 + 4 + 4 + 4 + 4 + 1)  # stretch mode
+    return Changes(added, removed, _stamped(d), _listed(d))
