@@ -412,6 +412,8 @@ class NativeCluster(Cluster):
                 "osd_heartbeat_interval": 1,
                 "osd_heartbeat_grace": 4,
                 "osd_mon_report_interval": 1,
+                "osd_beacon_report_interval": 2,  # an OSD that is told to be down notices by them
+                "osd_mon_heartbeat_interval": 2,
                 "osd_scrub_load_threshold": 0.01,
                 # an OSD with memstore that was killed comes back empty
                 "osd_recovery_sleep": 0,

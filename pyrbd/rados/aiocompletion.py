@@ -46,6 +46,8 @@ class Completion:
         self._complete = False
         self._answer = _held_lock()
         self._called = _held_lock()
+        if oncomplete is not None or onsafe is not None:
+            client.driver.expect_calls()
 
     def __repr__(self) -> str:
         return f"<Completion {'complete' if self.is_complete() else 'in flight'}>"
@@ -150,10 +152,16 @@ class Finisher:
         """Has `fn(arguments)` called; releases `done` when nothing refers to the call any more."""
         self._calls.put((fn, arguments, done))
         if self._thread is None:
-            with self._lock:
-                if self._thread is None and not self._closed:
-                    self._thread = threading.Thread(target=self._run, name="pyrbd-finisher", daemon=True)
-                    self._thread.start()
+            self.start()
+
+    def start(self) -> None:
+        """Starts the thread before there is a call, so that no reader of answers has to."""
+        if self._thread is not None:
+            return
+        with self._lock:
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="pyrbd-finisher", daemon=True)
+                self._thread.start()
 
     def _run(self) -> None:
         get = self._calls.get

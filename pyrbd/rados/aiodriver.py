@@ -135,6 +135,9 @@ class AsyncioDriver:
         task.add_done_callback(self._tasks.discard)
         return event
 
+    def expect_calls(self) -> None:
+        pass
+
     def call_back(self, fn: Callable[..., object], arguments: tuple[Any, ...], done: _thread.LockType | None) -> None:
         """Has the loop call `fn(arguments)`, then releases `done`."""
 

@@ -134,6 +134,10 @@ class ThreadDriver:
         _Task(self, coro, event).step()
         return event
 
+    def expect_calls(self) -> None:
+        """:meth:`call_back` is going to be used."""
+        self._finisher.start()
+
     def call_back(self, fn: Callable[..., object], arguments: tuple[Any, ...], done: _thread.LockType | None) -> None:
         """Has the thread for users' callbacks call `fn(arguments)`, then releases `done`."""
         self._finisher.call(fn, arguments, done)

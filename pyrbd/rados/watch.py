@@ -184,6 +184,7 @@ class UserWatch:
 
     async def open(self, timeout: int) -> None:
         """Registers the watch; see `Ioctx.watch`."""
+        self._client.driver.expect_calls()
         this = weakref.ref(self)  # so that the watch ends when nobody has it any more
 
         def on_message(watch: Watch, message: MWatchNotify) -> None:
