@@ -166,9 +166,29 @@ def rados_cli(conf: str) -> Run:
 
 
 @pytest.fixture(scope="session")
+def bluestore() -> Iterator[str]:
+    """The ceph.conf of a cluster with three bluestore OSDs and one monitor, for what the store
+    in memory does not do well."""
+    with native_cluster(store="bluestore", settings=("osd/osd_max_markdown_count=100000",)) as native:
+        yield str(native.conf)
+
+
+@pytest.fixture
+def librados(request: pytest.FixtureRequest) -> Callable[[str], Any]:
+    """As `librbd`; for the bluestore cluster where a test uses that."""
+    name = "bluestore" if "bluestore" in request.fixturenames else "conf"
+    run: Callable[[str], Any] = _cpp_modules(request.getfixturevalue(name))
+    return run
+
+
+@pytest.fixture(scope="session")
 def librbd(conf: str) -> Callable[[str], Any]:
     """Runs code with Ceph's Python modules, with `cluster`, `ioctx`, `rados`, `rbd` at hand;
     gives what it assigns to `result`, through JSON."""
+    return _cpp_modules(conf)
+
+
+def _cpp_modules(conf: str) -> Callable[[str], Any]:
     if any("python3" in missing for missing in missing_programs()):
         pytest.skip("python3-rbd is not installed: there is no oracle for this test")
 

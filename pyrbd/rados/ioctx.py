@@ -43,7 +43,7 @@ from .objecter import EMPTY_SNAPC, SnapContext
 from .objects import ObjectIterator, Snap, SnapIterator
 from .opctx import OmapOps, ReadOp, WriteOp
 from .operations import OpReply
-from .requests import Request, data_of, number, text, writable
+from .requests import MAX_DATA, Request, data_of, number, text, writable
 from .watch import UserWatch as Watch
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ class Ioctx(IoctxBase):
     def read(self, key: str, length: int = 8192, offset: int = 0) -> bytes:
         """Up to `length` bytes of an object from `offset`, fewer at its end. ObjectNotFound if
         there is none."""
-        if not isinstance(length, int) or not isinstance(offset, int) or length <= 0 or offset < 0:
+        if not isinstance(length, int) or not isinstance(offset, int) or not 0 < length <= MAX_DATA or offset < 0:
             return self.perform(requests.read(self, key, length, offset))
         self.require_ioctx_open()
         client = self._client

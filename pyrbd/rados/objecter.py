@@ -358,6 +358,8 @@ class Objecter:
         self.on_rehomed: Callable[[], None] | None = None
         self.on_notify: Callable[[MWatchNotify], None] | None = None
         self.on_blocklisted: Callable[[Error], None] | None = None
+        self.resends = 0
+        """How often an operation was sent again, for those who want to know."""
         self._closed: Error | None = None
         self._requested_map = 0
 
@@ -676,6 +678,7 @@ class Objecter:
                 if op.done:
                     op.run_callbacks()
                     continue
+                self.resends += 1
                 old = op.session
                 background = old is not None and op.tid in old.aio
                 op.attempt += 1

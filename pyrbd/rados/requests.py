@@ -133,8 +133,10 @@ def _output(reply: OpReply) -> bytes:
 
 def read(self: IoctxBase, key: str, length: int = 8192, offset: int = 0) -> Request[bytes]:
     """Up to `length` bytes from `offset`, fewer at the object's end."""
-    if number(length, "length") < 0 or number(offset, "offset") < 0 or length > MAX_DATA:
+    if number(length, "length") < 0 or number(offset, "offset") < 0:
         raise InvalidArgumentError(f"read of {length} bytes at {offset}", errno.EINVAL)
+    if length > MAX_DATA:
+        raise make_ex(-errno.EDOM, f"read of {length} bytes")
     name = text(key, "key")
     if not length:
         return Request("read", name, ObjectOperation().stat(), lambda _: b"")

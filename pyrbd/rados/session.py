@@ -33,6 +33,7 @@ from .completion import release
 
 if TYPE_CHECKING:
     from ..denc import Buffer
+    from ..msgr.types import EntityAddr
 
 _log = Log("session")
 
@@ -44,6 +45,11 @@ _SEND_CHUNK = 4 << 20
 
 TICK = 0.05
 """Seconds that a leader waits in one receive call before it looks at the clock."""
+
+
+def socket_address(addr: EntityAddr) -> tuple[str, int]:
+    """Where to connect to for a daemon's address; tests put a proxy there."""
+    return addr.host, addr.port
 
 
 class State(Enum):
@@ -164,7 +170,7 @@ class Session:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:
             pass
-        result = sock.connect_ex((addr.host, addr.port))
+        result = sock.connect_ex(socket_address(addr))
         if result not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)):
             self._error = OSError(result, f"connect to {addr}: {errno.errorcode.get(result, result)}")
         _log.debug("[%s] connecting to %s", self.name, addr)

@@ -1,0 +1,156 @@
+"""A long run of verified workloads while a cluster is thrashed.
+
+``python3 ci/thrash --seconds 180 --seed 7`` starts a cluster of its own, runs the workloads
+of :mod:`ci.thrash.workloads` while :mod:`ci.thrash.faults` does what clusters do, heals
+everything, reads all back, and reports. Nothing may be lost, wrong, done twice, or hang.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ci.cluster import Commander, NativeCluster
+from ci.thrash.faults import ERASURE, PROFILE, REPLICATED, Thrasher
+from ci.thrash.workloads import Appender, AsyncioAppender, ImageWriter, Overwriter, Workload
+from pyrbd import rados
+from tests.proxy import redirected
+
+HANG = 150.0
+"""Seconds after which an operation is said to hang: longer than any fault and its healing."""
+
+
+def make_cluster(directory: Path) -> NativeCluster:
+    """Three monitors, four OSDs that have erasure-coded pools with overwrites."""
+    cluster = NativeCluster(directory)
+    settings = ("osd/osd_max_markdown_count=100000", "mon/mon_max_pg_per_osd=2000")
+    cluster.up(osds=4, mons=3, store="bluestore", settings=settings, timeout=180)
+    commander = Commander(cluster.conf)
+    try:
+        commander.command(
+            "osd erasure-code-profile set", name=PROFILE, profile=["k=2", "m=1", "crush-failure-domain=osd"]
+        )
+        commander.command("osd pool create", pool=REPLICATED, pg_num=8, pgp_num=8)
+        commander.command(
+            "osd pool create", pool=ERASURE, pg_num=8, pgp_num=8, pool_type="erasure", erasure_code_profile=PROFILE
+        )
+        commander.command("osd pool set", pool=ERASURE, var="min_size", val="2")
+        commander.command("osd pool set", pool=ERASURE, var="allow_ec_overwrites", val="true")
+        for pool in (REPLICATED, ERASURE):
+            commander.command("osd pool application enable", pool=pool, app="rbd")
+    finally:
+        commander.close()
+    return cluster
+
+
+def run(
+    seconds: float,
+    seed: int,
+    *,
+    directory: Path | None = None,
+    faults: Iterable[str] | None = None,
+    scale: float = 1.0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Thrashes for about so many seconds; gives the report.
+
+    Args:
+        faults: the names of some, in this order and then at random; None for all, each once
+            and then at random.
+        scale: how long the faults last, against what they do by themselves.
+    """
+    where = directory or Path(tempfile.mkdtemp(prefix="pyrbd-thrash-", dir="/tmp")) / "c"
+    say(f"seed {seed}; cluster in {where}")
+    cluster = make_cluster(where)
+    conf = str(cluster.conf)
+    keep = True
+    try:
+        with redirected() as proxy:
+            handles = [rados.Rados(conffile=conf) for _ in range(2)]
+            for handle in handles:
+                handle.connect()
+            first, second = handles
+            workloads: list[Workload] = [
+                Appender("appender", seed, first.open_ioctx(REPLICATED), 8, True),
+                Appender("ec-appender", seed, first.open_ioctx(ERASURE), 8, False),
+                Overwriter("overwriter", seed, first.open_ioctx(REPLICATED), 24),
+                Overwriter("ec-overwriter", seed, second.open_ioctx(ERASURE), 24),
+                ImageWriter("image", seed, second.open_ioctx(REPLICATED)),
+                ImageWriter("ec-image", seed, second.open_ioctx(REPLICATED), ERASURE),
+                AsyncioAppender("asyncio", seed, conf, REPLICATED, 8),
+            ]
+            thrasher = Thrasher(cluster, proxy, seed, scale)
+            order = list(faults or thrasher.faults)
+            if faults is None:
+                random.Random(seed).shuffle(order)
+            for workload in workloads:
+                workload.start()
+            begun = time.monotonic()
+            hung: list[str] = []
+            while time.monotonic() - begun < seconds and not hung:
+                name = thrasher.strike(order.pop(0) if order else None)
+                done = sum(w.found.operations for w in workloads)
+                say(f"{time.monotonic() - begun:6.1f} s  {name}; {done} operations")
+                hung = [w.name for w in workloads if w.stuck_for > HANG]
+            took = time.monotonic() - begun
+            say("healing")
+            thrasher.heal()
+            cluster.wait_clean(180)
+            for workload in workloads:
+                workload.stop()
+            for workload in workloads:
+                workload.join(HANG)
+            say("reading back")
+            resends = sum(h.client.objecter.resends for h in handles)
+            for workload in workloads:
+                if not workload.found.failed:
+                    workload.verify()
+            _ask_the_cpp_tool(conf, workloads)
+            for handle in handles:
+                handle.shutdown()
+            found = [w.found for w in workloads]
+            report = {
+                "seed": seed,
+                "seconds": round(took, 1),
+                "operations": sum(f.operations for f in found),
+                "unknown": sum(f.unknown for f in found),
+                "faults": dict(sorted(thrasher.counts.items())),
+                "connections": len(proxy.pipes),
+                "resends": resends,
+                "slowest": round(max(f.slowest for f in found), 2),
+                "lost": [x for f in found for x in f.lost],
+                "wrong": [x for f in found for x in f.wrong],
+                "duplicated": [x for f in found for x in f.duplicated],
+                "failed": [x for f in found for x in f.failed] + [f"{name} hangs" for name in hung],
+            }
+        report["daemons"] = cluster.check_daemons()
+        keep = not succeeded(report)
+        return report
+    finally:
+        if keep:
+            say(f"the daemons' logs are in {where / 'log'}")
+            cluster.stop_daemons()
+        else:
+            cluster.down()
+
+
+def succeeded(report: dict[str, Any]) -> bool:
+    return not any(report[k] for k in ("lost", "wrong", "duplicated", "failed", "daemons"))
+
+
+def _ask_the_cpp_tool(conf: str, workloads: list[Workload]) -> None:
+    """A sample of what we read back, read by Ceph's own tool."""
+    for workload in workloads:
+        if isinstance(workload, Appender):
+            pool = workload._io.get_pool_name()
+            for oid, log in list(workload._logs.items())[:2]:
+                if log:
+                    theirs = subprocess.run(
+                        ["rados", "-c", conf, "-p", pool, "get", oid, "-"], capture_output=True, check=False
+                    ).stdout
+                    workload.check_log(f"{oid} by the C++ tool", theirs, log)
