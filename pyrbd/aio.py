@@ -96,27 +96,27 @@ class Rados(ClusterHandle):
         self, cmd: str, inbuf: bytes = b"", timeout: float = 0, target: str | int | None = None
     ) -> tuple[int, bytes, str]:
         """Runs a command of the monitors; (return code, output, a line for people). See
-        `rados.Rados.mon_command`; a timeout raises TimedOut."""
+        `rados.Rados.mon_command`."""
         self.require_state("connected")
         one = None if target is None else str(target)
-        return _reply(await self.client.mon_command(text(cmd, "cmd"), inbuf, timeout or None, one))
+        return await _command(self.client.mon_command(text(cmd, "cmd"), inbuf, timeout or None, one))
 
     async def mgr_command(
         self, cmd: str, inbuf: bytes = b"", timeout: float = 0, target: str | None = None
     ) -> tuple[int, bytes, str]:
         """Runs a command of the mgr."""
         self.require_state("connected")
-        return _reply(await self.client.mgr_command(text(cmd, "cmd"), inbuf, timeout or None, target))
+        return await _command(self.client.mgr_command(text(cmd, "cmd"), inbuf, timeout or None, target))
 
     async def osd_command(self, osdid: int, cmd: str, inbuf: bytes = b"", timeout: float = 0) -> tuple[int, bytes, str]:
         """Runs a command of an OSD."""
         self.require_state("connected")
-        return _reply(await self.client.osd_command(osdid, text(cmd, "cmd"), inbuf, timeout or None))
+        return await _command(self.client.osd_command(osdid, text(cmd, "cmd"), inbuf, timeout or None))
 
     async def pg_command(self, pgid: str, cmd: str, inbuf: bytes = b"", timeout: float = 0) -> tuple[int, bytes, str]:
         """Runs a command of the primary OSD of a placement group."""
         self.require_state("connected")
-        return _reply(await self.client.pg_command(text(pgid, "pgid"), text(cmd, "cmd"), inbuf, timeout or None))
+        return await _command(self.client.pg_command(text(pgid, "pgid"), text(cmd, "cmd"), inbuf, timeout or None))
 
     async def pool_lookup(self, pool_name: str) -> int | None:
         """The number of a pool, or None."""
@@ -157,7 +157,11 @@ class Rados(ClusterHandle):
         return Ioctx(self, await self.client.lookup_pool(name), name)
 
 
-def _reply(reply: CommandReply) -> tuple[int, bytes, str]:
+async def _command(coro: Coroutine[Any, Any, CommandReply]) -> tuple[int, bytes, str]:
+    try:
+        reply = await coro
+    except _rados.TimedOut as e:
+        return -errno.ETIMEDOUT, b"", str(e)
     return reply.result, reply.output, reply.status
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -130,8 +130,8 @@ def test_the_monitor_comes_back(native: NativeCluster, conf: str) -> None:
         native.kill("mon.a")
         for _ in range(50):
             assert io.read("mon") == b"before"
-        with pytest.raises(rados.TimedOut):
-            cluster.mon_command('{"prefix": "osd pool ls"}', b"", timeout=0.5)
+        result, _, status = cluster.mon_command('{"prefix": "osd pool ls"}', b"", timeout=0.5)
+        assert result == -errno.ETIMEDOUT and "no monitor answered" in status
         native.start("mon.a")
         result, out, _ = cluster.mon_command('{"prefix": "osd pool ls", "format": "json"}', b"", timeout=30)
         assert result == 0 and "rbd" in json.loads(out)
@@ -232,28 +232,3 @@ def test_objects_of_any_kind_of_name(ioctx: rados.Ioctx, rados_cli: Callable[...
             assert other.read("same") == nspace.encode()
             assert rados_cli("-p", "rbd", "-N", nspace, "get", "same", "/dev/stdout") == nspace.encode()
             other.remove_object("same")
-
-
-def test_object_operations(ioctx: rados.Ioctx) -> None:
-    data = os.urandom(100)
-    assert ioctx.write("ops", data) == 0
-    assert ioctx.append("ops", b"tail") is True
-    assert ioctx.stat("ops")[0] == 104
-    assert ioctx.read("ops") == data + b"tail"
-    assert ioctx.read("ops", 10, 95) == data[95:] + b"tail"
-    assert ioctx.read("ops", 10, 1000) == b""
-    assert ioctx.trunc("ops", 3) == 0
-    assert ioctx.read("ops") == data[:3]
-    assert ioctx.set_xattr("ops", "k", b"v") and ioctx.get_xattr("ops", "k") == b"v"
-    assert dict(ioctx.get_xattrs("ops")) == {"k": b"v"}
-    assert ioctx.rm_xattr("ops", "k")
-    with pytest.raises(rados.NoData):
-        ioctx.get_xattr("ops", "k")
-    assert ioctx.execute("ops", "hello", "say_hello", b"you") == (0, b"Hello, you!")
-    with pytest.raises(rados.OSError):
-        ioctx.execute("ops", "no_such_class", "x", b"")
-    assert ioctx.remove_object("ops")
-    with pytest.raises(rados.ObjectNotFound):
-        ioctx.stat("ops")
-    with pytest.raises(TypeError):
-        ioctx.write("ops", "text")

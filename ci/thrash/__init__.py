@@ -28,7 +28,12 @@ HANG = 150.0
 def make_cluster(directory: Path) -> NativeCluster:
     """Three monitors, four OSDs that have erasure-coded pools with overwrites."""
     cluster = NativeCluster(directory)
-    settings = ("osd/osd_max_markdown_count=100000", "mon/mon_max_pg_per_osd=2000")
+    settings = (
+        "osd/osd_max_markdown_count=100000",
+        "osd/osd_backoff_on_peering=true",
+        "osd/osd_backoff_on_degraded=true",
+        "mon/mon_max_pg_per_osd=2000",
+    )
     cluster.up(osds=4, mons=3, store="bluestore", settings=settings, timeout=180)
     commander = Commander(cluster.conf)
     try:
@@ -107,6 +112,7 @@ def run(
                 workload.join(HANG)
             say("reading back")
             resends = sum(h.client.objecter.resends for h in handles)
+            backoffs = sum(h.client.objecter.backoffs for h in handles)
             for workload in workloads:
                 if not workload.found.failed:
                     workload.verify()
@@ -122,6 +128,7 @@ def run(
                 "faults": dict(sorted(thrasher.counts.items())),
                 "connections": len(proxy.pipes),
                 "resends": resends,
+                "backoffs": backoffs,
                 "slowest": round(max(f.slowest for f in found), 2),
                 "lost": [x for f in found for x in f.lost],
                 "wrong": [x for f in found for x in f.wrong],

@@ -103,7 +103,7 @@ class Thrasher:
                 self._cluster.resume(name)
         for flag in ("pause", "noup", "noout"):
             self.command("osd unset", key=flag)
-        self.command("osd set-full-ratio", ratio=0.95)
+        self._not_full()
         for pool in (REPLICATED, ERASURE):
             self.command("osd pool set-quota", pool=pool, field="max_bytes", val="0")
         for osd in self._osds:
@@ -195,10 +195,15 @@ class Thrasher:
         self._wait(2)
 
     def cluster_full(self) -> None:
-        self.command("osd set-full-ratio", ratio=0.001)
+        for i, what in enumerate(("nearfull", "backfillfull", "full")):
+            self.command(f"osd set-{what}-ratio", ratio=0.00001 * (i + 1))
         self._wait(4)
-        self.command("osd set-full-ratio", ratio=0.95)
+        self._not_full()
         self._wait(2)
+
+    def _not_full(self) -> None:
+        for what, ratio in (("full", 0.95), ("backfillfull", 0.9), ("nearfull", 0.85)):
+            self.command(f"osd set-{what}-ratio", ratio=ratio)
 
     def epochs(self) -> None:
         for _ in range(int(150 * self._scale) + 1):

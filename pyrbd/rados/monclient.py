@@ -42,11 +42,11 @@ from ..msgr.messages import (
     SubscribeItem,
 )
 from ..msgr.messages import Message as MessageFront
-from ..msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MON, EntityAddr, Utime
+from ..msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MON, EntityAddr
 from .completion import Completion, Event
 from .exceptions import Error, TimedOut, make_ex
 from .objecter import close_session
-from .session import Session, State
+from .session import Session
 
 if TYPE_CHECKING:
     from ..denc import Buffer
@@ -313,14 +313,8 @@ class MonClient:
                 return
             session = self._session
             self._ping_timer = self.driver.call_later(PING_INTERVAL, self._ping)
-        if session is None or session.state is not State.READY:
-            return
-        if time.monotonic() - session.last_heard > PING_TIMEOUT:
-            close_session(session, ProtocolError(f"the monitor was silent for {PING_TIMEOUT:g} s", errno=110))
-            return
-        with session.send_lock:
-            session.conn.send_keepalive(Utime.from_float(time.time()))
-        session.flush()
+        if session is not None:
+            session.check_alive(PING_INTERVAL / 2, PING_TIMEOUT)
 
     def _schedule_renewal(self, ready: Ready) -> None:
         validities = [t.validity for t in ready.auth.tickets.values() if t.service_id != ENTITY_TYPE_AUTH]

@@ -77,6 +77,10 @@ _log = Log("objecter")
 
 RECONNECT_DELAY = 0.1
 RECONNECT_DELAY_MAX = 5.0
+PING_INTERVAL = 5.0
+PING_TIMEOUT = 15.0
+"""An OSD that owes us an answer, and says nothing for so many seconds, is asked whether it is
+there, and has so many more."""
 EXPIRY_INTERVAL = 0.1
 """Seconds between looks at operations with a deadline for which no thread waits."""
 MAX_LOST_REQUESTS = 2
@@ -345,6 +349,7 @@ class Objecter:
         self._bytes_admitted = 0
         self._queued: deque[Op] = deque()
         self._expiry: Any = None
+        self._pinger: Any = None
         self.blocklisted: Error | None = None
         self._tids = count(1)
         self._sessions: dict[int, Session] = {}
@@ -353,7 +358,10 @@ class Objecter:
         self._retry_at: dict[int, float] = {}
         self._homeless: dict[int, Op] = {}
         self._map_waiters: list[tuple[int, Event[int]]] = []
-        self._backoffs: dict[int, dict[tuple[int, int], MOSDBackoff]] = {}
+        self._backoffs: dict[int, dict[tuple[int, int], set[int]]] = {}
+        """Of each session: the groups that it cannot serve now, with the ids of the backoffs."""
+        self.backoffs = 0
+        """How often an OSD has told us to hold back."""
         self._watchers: dict[int, Callable[[MWatchNotify], None]] = {}
         self.on_rehomed: Callable[[], None] | None = None
         self.on_notify: Callable[[MWatchNotify], None] | None = None
@@ -540,7 +548,7 @@ class Objecter:
         if osdmap is None:
             self._homeless[op.tid] = op
             return None
-        if target.map is not osdmap or target is not op.base:
+        if target.map is not osdmap or osdmap.any_pool_special or op.redirect is not None or target is not op.base:
             if not self._aim(op, osdmap):
                 self._homeless[op.tid] = op
                 self._check_pool(op)
@@ -627,7 +635,19 @@ class Objecter:
         self._sessions[osd] = session
         self._osd_of[id(session)] = osd
         session.start()
+        if self._pinger is None:
+            self._pinger = self.driver.call_later(PING_INTERVAL, self._ping)
         return session
+
+    def _ping(self) -> None:
+        """Finds connections on which nothing comes any more."""
+        with self.lock:
+            sessions = list(self._sessions.values())
+            live = sessions and self._closed is None
+            self._pinger = self.driver.call_later(PING_INTERVAL, self._ping) if live else None
+        for session in sessions:
+            if session.ops:
+                session.check_alive(PING_INTERVAL, PING_TIMEOUT)
 
     def _failed(self, osd: int) -> None:
         n = self._failures[osd] = self._failures.get(osd, 0) + 1
@@ -794,7 +814,10 @@ class Objecter:
         key = (message.pgid.pgid.pool, message.pgid.pgid.seed)
         if message.op == BACKOFF_OP_BLOCK:
             with self.lock:
-                self._backoffs.setdefault(id(session), {})[key] = message
+                if not session.alive:
+                    return
+                self.backoffs += 1
+                self._backoffs.setdefault(id(session), {}).setdefault(key, set()).add(message.id)
                 held = [op for op in session.ops.values() if (op.target.pool, op.target.seed) == key]
                 for op in held:
                     session.ops.pop(op.tid, None)
@@ -805,7 +828,11 @@ class Objecter:
             session.flush()
         elif message.op == BACKOFF_OP_UNBLOCK:
             with self.lock:
-                self._backoffs.get(id(session), {}).pop(key, None)
+                held_back = self._backoffs.get(id(session), {})
+                ids = held_back.get(key, set())
+                ids.discard(message.id)
+                if not ids:
+                    held_back.pop(key, None)
             self._rehome()
 
     def _backed_off(self, op: Op) -> bool:
@@ -994,8 +1021,9 @@ class Objecter:
             self._homeless.clear()
             self._queued.clear()
             self._map_waiters.clear()
-            if self._expiry is not None:
-                self._expiry.cancel()
+            for timer in (self._expiry, self._pinger):
+                if timer is not None:
+                    timer.cancel()
             self._sessions.clear()
             self._osd_of.clear()
         for c in (*ops, *waiters):

@@ -22,6 +22,7 @@ import errno
 import socket
 import struct as _struct
 import threading
+import time
 from collections import deque
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.connection import Connection, KeepaliveAck, Message, Ready
+from ..msgr.types import Utime
 from .completion import release
 
 if TYPE_CHECKING:
@@ -114,6 +116,7 @@ class Session:
         "mutex",
         "name",
         "ops",
+        "pinged",
         "queue",
         "seen_count",
         "send_lock",
@@ -143,6 +146,9 @@ class Session:
         self.unattended = True
         self.watched = False
         self.last_heard = driver.monotonic()
+        """When something came, or when the session began."""
+        self.pinged = 0.0
+        """When a keepalive was sent after which nothing has come."""
         self._owner = owner
         self._backlog: deque[memoryview] = deque()
         self._error: BaseException | None = None
@@ -331,6 +337,7 @@ class Session:
                 n = self.sock.recv_into(conn.get_buffer(), 0, flags)
             except BlockingIOError:
                 return False
+            self.last_heard = self.driver.monotonic()
             for event in conn.received(n):
                 kind = type(event)
                 if kind is Message:
@@ -338,7 +345,7 @@ class Session:
                 elif kind is Ready:
                     self._on_ready(event)  # type: ignore[arg-type]
                 elif kind is KeepaliveAck:
-                    self.last_heard = self.driver.monotonic()
+                    pass  # that something came is all that it says
             if conn.has_data_to_send:
                 self.flush()
             return True
@@ -377,6 +384,30 @@ class Session:
 
     def _wait_both(self) -> bool:
         return _select(self.sock, read=True, write=bool(self._backlog), timeout=TICK)
+
+    # ------------------------------------------------------------ is there anybody
+
+    def check_alive(self, interval: float, timeout: float) -> None:
+        """Called now and then while an answer is awaited: asks for a sign of life after
+        `interval` seconds of silence, and gives the connection up when there is none within
+        `timeout` more. Neither the kernel nor the peer's map says that packets are lost."""
+        now = self.driver.monotonic()
+        if not self.alive:
+            return
+        if self.state is not State.READY:
+            if now - self.last_heard > timeout:
+                self.abort(ProtocolError(f"{self.name} was silent at {self.state.value} for {timeout:g} s", errno=110))
+            return
+        if self.last_heard > self.pinged:
+            self.pinged = 0.0
+        if not self.pinged:
+            if now - self.last_heard > interval:
+                self.pinged = now
+                with self.send_lock:
+                    self.conn.send_keepalive(Utime.from_float(time.time()))
+                self.flush()
+        elif now - self.pinged > timeout and not self._backlog:
+            self.abort(ProtocolError(f"{self.name} was silent for {now - self.last_heard:.0f} s", errno=110))
 
     # ------------------------------------------------------------ the end
 

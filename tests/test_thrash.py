@@ -1,0 +1,24 @@
+"""A minute of `ci/thrash`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci.cluster import missing_programs
+from ci.thrash import run, succeeded
+
+
+@pytest.mark.timeout(420)
+def test_nothing_is_lost_wrong_or_done_twice_while_a_cluster_is_thrashed(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    if missing := missing_programs():
+        pytest.skip(f"no cluster without {', '.join(missing)}")
+    import tempfile
+
+    report = run(45, 20261124, directory=Path(tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp")) / "c", scale=0.5)
+    assert succeeded(report), report
+    assert report["operations"] > 1000
+    assert report["resends"] > 0
