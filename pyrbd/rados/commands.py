@@ -357,11 +357,13 @@ class Commands:
         """A command for the primary of a placement group."""
 
         def primary() -> int | CommandReply:
-            target = PgTarget(pool, seed)
             osdmap = self._client.osdmap
-            if not target.locate(osdmap) or seed >= osdmap.pools[pool].pg_num:
-                what = "pool" if pool not in osdmap.pools else "pg"
-                return CommandReply(-errno.ENOENT, b"", f"{what} dne")
+            info = osdmap.pools.get(pool)
+            if info is None:
+                return CommandReply(-errno.ENOENT, b"", "pool dne")
+            # a group that there is not has an OSD all the same, which says so
+            target = PgTarget(pool, info.raw_pg_to_pg(seed))
+            target.locate(osdmap)
             return target.primary
 
         return await self._to_osd(primary, cmd, inbuf, deadline)

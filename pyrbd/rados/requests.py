@@ -403,8 +403,8 @@ def list_lockers(self: IoctxBase, key: str, name: str) -> Request[dict[str, Any]
 
 
 def _addr_text(addr: str) -> str:
-    """As librados writes an address without a type."""
-    return addr.removeprefix("any:")
+    """As librados writes it, which stores them without a type."""
+    return addr.removeprefix("any:").removeprefix("v1:")
 
 
 __all__ = ["ObjectClone", "Request", "checked", "data_of", "number", "text", "writable"]

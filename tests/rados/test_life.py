@@ -1,0 +1,348 @@
+"""Life in a process: interrupts at any moment, threads by the hundred, fork, exit."""
+
+from __future__ import annotations
+
+import dis
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+import pyrbd
+from pyrbd import rados, rbd
+
+PACKAGE = str(Path(pyrbd.__file__).parent)
+ROOT = Path(__file__).resolve().parents[2]
+
+_points: dict[CodeType, frozenset[int]] = {}
+
+
+def interruptible(code: CodeType) -> frozenset[int]:
+    """Offsets of the instructions before which CPython may run a signal's handler: it looks
+    after a call, at a jump backwards, and when a function begins or goes on."""
+    found = _points.get(code)
+    if found is None:
+        offsets, after_call = set(), False
+        for i in dis.get_instructions(code):
+            if after_call or i.opname in ("RESUME", "JUMP_BACKWARD"):
+                offsets.add(i.offset)
+            after_call = i.opname.startswith("CALL")
+        found = _points[code] = frozenset(offsets)
+    return found
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at the n-th place in the package where a signal could."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+        self.where = ""
+
+    def __enter__(self) -> Interrupter:
+        sys.settrace(self._call)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        sys.settrace(None)
+
+    def _call(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "opcode" and frame.f_lasti in interruptible(frame.f_code):
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self._step
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="where CPython looks for signals differs between versions")
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["read", "write", "read into", "execute", "notify", "list"])
+def test_an_interrupt_at_any_instruction_leaves_the_client_usable(conf: str, name: str, kind: str) -> None:
+    with rados.Rados(conffile=conf, conf={"rados_osd_op_timeout": "20"}) as cluster, cluster.open_ioctx("rbd") as io:
+        io.write_full(name, b"0" * 100)
+        into = bytearray(100)
+        work: dict[str, Callable[[], Any]] = {
+            "read": lambda: io.read(name, 100),
+            "write": lambda: io.write(name, b"1" * 50, 10),
+            "read into": lambda: io.read_into(name, into),
+            "execute": lambda: io.execute(name, "hello", "say_hello", b""),
+            "notify": lambda: io.notify(name, "x"),
+            "list": lambda: next(io.list_objects()),
+        }
+        work[kind]()
+        n, step = 1, 1
+        while True:
+            tracer = Interrupter(n)
+            try:
+                with tracer:
+                    work[kind]()
+            except KeyboardInterrupt:
+                pass
+            else:
+                break  # it came to its end before
+            begun = time.monotonic()
+            io.write_full(name + ".check", n.to_bytes(4, "little"))
+            assert io.read(name + ".check") == n.to_bytes(4, "little"), tracer.where
+            assert time.monotonic() - begun < 5, f"an interrupt at {tracer.where} holds up what follows"
+            n += step
+            if n > 400:
+                step = 7
+        assert n > 60
+        assert cluster.client.objecter.in_flight == (0, 0), "operations that were given up are still counted"
+
+
+@pytest.mark.timeout(120)
+def test_real_signals_at_random_moments(conf: str, name: str) -> None:
+    """What is interrupted is not half done; what was acknowledged before is there."""
+    rng = random.Random(1)
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    interrupted = 0
+    try:
+        with rados.Rados(conffile=conf, conf={"rados_osd_op_timeout": "20"}) as cluster:
+            io = cluster.open_ioctx("rbd")
+            sure = 0
+            maybe: set[int] = {0}
+            io.write_full(name, (0).to_bytes(8, "little") * 1000)
+            for n in range(1, 1500):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1.2e-3))
+                    maybe.add(n)
+                    io.write_full(name, n.to_bytes(8, "little") * 1000)
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    sure, maybe = n, {n}
+                except KeyboardInterrupt:
+                    interrupted += 1
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if n % 25 == 0:
+                    data = io.read(name)
+                    there = int.from_bytes(data[:8], "little")
+                    assert data == there.to_bytes(8, "little") * 1000
+                    assert there in maybe and there >= sure
+                    sure, maybe = there, maybe | {there}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 200
+
+
+@pytest.mark.timeout(120)
+def test_hundreds_of_threads_share_a_client(ioctx: rados.Ioctx, name: str) -> None:
+    errors: list[BaseException] = []
+    n_threads = 300
+
+    def work(i: int) -> None:
+        try:
+            for j in range(15):
+                block = f"{i}.{j}".encode() * 100
+                ioctx.write_full(f"{name}.{i}", block)
+                assert ioctx.read(f"{name}.{i}") == block
+            ioctx.remove_object(f"{name}.{i}")
+        except BaseException as e:
+            errors.append(e)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(n_threads)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(100)
+    assert not any(t.is_alive() for t in threads)
+    assert not errors
+
+
+def test_callbacks_may_do_anything_with_the_cluster(ioctx: rados.Ioctx, name: str) -> None:
+    """Read, write, begin more, wait for more: no deadlock."""
+    done = threading.Event()
+    seen: list[Any] = []
+
+    def second(completion: rados.Completion, data: bytes | None) -> None:
+        seen.append(data)
+        done.set()
+
+    def first(completion: rados.Completion) -> None:
+        ioctx.write_full(name, ioctx.read(name) + b"+callback")
+        inner = ioctx.aio_append(name, b"+inner")
+        inner.wait_for_complete()
+        ioctx.aio_read(name, 100, 0, second)
+
+    ioctx.aio_write_full(name, b"begun", first).wait_for_complete_and_cb()
+    assert done.wait(10)
+    assert seen == [b"begun+callback+inner"]
+
+
+def test_completions(ioctx: rados.Ioctx, name: str) -> None:
+    calls: list[str] = []
+    completion = ioctx.aio_write(name, b"abc", 0, lambda c: calls.append("complete"), lambda c: calls.append("safe"))
+    completion.wait_for_safe_and_cb()
+    assert completion.is_complete() and completion.is_safe() and completion.get_return_value() == 0
+    assert calls == ["complete", "safe"]
+    results: list[Any] = []
+    ioctx.aio_stat(name, lambda *args: results.append(args[1:])).wait_for_complete_and_cb()
+    ioctx.aio_stat(name + "-none", lambda *args: results.append(args[1:])).wait_for_complete_and_cb()
+    assert results[0][0] == 3 and results[1] == (None, None)
+    missing = ioctx.aio_read(name + "-none", 10, 0, lambda c, data: results.append(data))
+    missing.wait_for_complete_and_cb()
+    assert missing.get_return_value() == -2 and results[2] is None
+    differs = ioctx.aio_cmpext(name, b"abX")
+    differs.wait_for_complete()
+    assert differs.get_return_value() == -rados.MAX_ERRNO - 2
+    ioctx.aio_setxattr(name, "k", b"v").wait_for_complete()
+    assert ioctx.get_xattr(name, "k") == b"v"
+    ioctx.aio_rmxattr(name, "k").wait_for_complete()
+    ioctx.aio_writesame(name, b"xy", 6).wait_for_complete()
+    assert ioctx.read(name) == b"xyxyxy"
+    ran = ioctx.aio_execute(name, "hello", "say_hello", b"", 32, lambda c, out: results.append(out))
+    ran.wait_for_complete_and_cb()
+    assert ran.get_return_value() == 13 and results[3] == b"Hello, world!"
+    for i in range(50):
+        ioctx.aio_append(name, bytes([i]))
+    ioctx.aio_flush()
+    assert ioctx.read(name) == b"xyxyxy" + bytes(range(50)), "in the order in which they were begun"
+    ioctx.aio_remove(name).wait_for_complete()
+    with pytest.raises(rados.ObjectNotFound):
+        ioctx.stat(name)
+
+
+def test_an_asynchronous_operation_has_its_time_too(conf: str, name: str, ceph_cli: Callable[..., bytes]) -> None:
+    """rados_osd_op_timeout, also when nobody waits."""
+    with rados.Rados(conffile=conf, conf={"rados_osd_op_timeout": "0.5"}) as cluster, cluster.open_ioctx("rbd") as io:
+        ceph_cli("osd", "set", "pause")
+        try:
+            cluster.wait_for_latest_osdmap()
+            called = threading.Event()
+            completion = io.aio_write_full(name, b"x", lambda c: called.set())
+            assert called.wait(5)
+            assert completion.get_return_value() == -110
+        finally:
+            ceph_cli("osd", "unset", "pause")
+
+
+def run_python(code: str, *args: str, timeout: float = 40) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}", *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_a_fork_with_threads_in_the_middle_of_their_work(conf: str, name: str) -> None:
+    """The parent goes on; the child is told, and may connect anew."""
+    code = """
+import os, threading, time
+from pyrbd import rados
+conf, name = sys.argv[1:]
+cluster = rados.Rados(conffile=conf); cluster.connect()
+io = cluster.open_ioctx("rbd")
+stop, errors, done = [], [], [0]
+def work(i):
+    try:
+        n = 0
+        while not stop:
+            io.write_full(f"{name}.{i}", str(n).encode()); assert io.read(f"{name}.{i}") == str(n).encode(); n += 1
+            done[0] += 1
+    except BaseException as e:
+        errors.append(e)
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+[t.start() for t in threads]
+for _ in range(20):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            io.read(name + ".0")
+        except rados.RadosStateError:
+            pass
+        else:
+            os._exit(1)
+        with rados.Rados(conffile=conf) as again, again.open_ioctx("rbd") as mine:
+            mine.write_full(name + ".child", b"x")
+            ok = mine.read(name + ".child") == b"x"
+        os._exit(0 if ok else 2)
+    deadline = time.monotonic() + 20
+    while True:
+        got, status = os.waitpid(pid, os.WNOHANG)
+        if got:
+            break
+        if time.monotonic() > deadline:
+            os.kill(pid, 9); print("the child hangs"); os._exit(3)
+        time.sleep(0.005)
+    assert status == 0, status
+before = done[0]
+time.sleep(0.3)
+assert done[0] > before, "the parent stands still"
+stop.append(1)
+[t.join(10) for t in threads]
+assert not errors, errors
+cluster.shutdown()
+print("fine")
+"""
+    done = run_python(code, conf, name, timeout=80)
+    assert done.stdout == "fine\n", done.stdout + done.stderr
+
+
+def test_exit_with_everything_open_does_not_hang(conf: str, ioctx: rados.Ioctx, name: str) -> None:
+    rbd.RBD().create(ioctx, name, 4 << 20)
+    code = """
+from pyrbd import rados, rbd
+import threading
+conf, name = sys.argv[1:]
+cluster = rados.Rados(conffile=conf); cluster.connect()
+io = cluster.open_ioctx("rbd")
+image = rbd.Image(io, name); image.write(b"x" * 1000, 0)
+watch = io.watch(f"rbd_header.{image.id()}", print)
+flight = [io.aio_append(name + ".log", b"x", lambda c: None) for i in range(200)]
+threading.Thread(target=lambda: [image.read(0, 1000) for _ in range(100000)], daemon=True).start()
+print("leaving")
+"""
+    begun = time.monotonic()
+    done = run_python(code, conf, name)
+    assert done.returncode == 0 and done.stdout == "leaving\n"
+    assert time.monotonic() - begun < 10
+    assert "Traceback" not in done.stderr
+
+
+def test_shutdown_with_operations_in_flight(conf: str, name: str, ceph_cli: Callable[..., bytes]) -> None:
+    before = set(threading.enumerate())
+    sockets = len(os.listdir("/proc/self/fd"))
+    cluster = rados.Rados(conffile=conf)
+    cluster.connect()
+    io = cluster.open_ioctx("rbd")
+    ceph_cli("osd", "set", "pause")
+    try:
+        cluster.wait_for_latest_osdmap()
+        results: list[int] = []
+        for i in range(50):
+            io.aio_write_full(f"{name}.{i}", b"x", lambda c: results.append(c.get_return_value()))
+        cluster.shutdown()
+    finally:
+        ceph_cli("osd", "unset", "pause")
+    assert results == [-108] * 50
+    end = time.monotonic() + 5
+    while set(threading.enumerate()) - before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
+    assert len(os.listdir("/proc/self/fd")) == sockets

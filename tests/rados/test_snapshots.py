@@ -1,0 +1,164 @@
+"""Snapshots of pools and self-managed ones, against librados; listing over splits."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from ci.cluster import NativeCluster
+from pyrbd import rados
+
+
+@pytest.fixture
+def pool(handle: rados.Rados, request: pytest.FixtureRequest) -> Iterator[rados.Ioctx]:
+    name = f"pool-{request.node.name[:50]}"
+    handle.create_pool(name)
+    with handle.open_ioctx(name) as ioctx:
+        yield ioctx
+    handle.delete_pool(name)
+
+
+def test_snapshots_of_a_pool(pool: rados.Ioctx, librados: Callable[[str], Any]) -> None:
+    name = pool.get_pool_name()
+    pool.write_full("a", b"first")
+    pool.create_snap("one")
+    pool.write_full("a", b"second")
+    pool.create_snap("two")
+    pool.remove_object("a")
+    with pytest.raises(rados.ObjectExists):
+        pool.create_snap("two")
+    snaps = list(pool.list_snaps())
+    assert [s.name for s in snaps] == ["one", "two"]
+    assert pool.lookup_snap("two").snap_id == snaps[1].snap_id
+    assert abs((snaps[0].get_timestamp() - datetime.now()).total_seconds()) < 60
+    theirs = librados(
+        f"io = cluster.open_ioctx({name!r})\n"
+        "result = [[s.name, s.snap_id, s.get_timestamp().timestamp()] for s in io.list_snaps()]"
+    )
+    assert theirs == [[s.name, s.snap_id, s.get_timestamp().timestamp()] for s in snaps]
+    for snap, content in zip(snaps, (b"first", b"second")):
+        pool.set_read(snap.snap_id)
+        assert pool.read("a") == content
+        with pytest.raises(rados.OSError) as e:
+            pool.write("a", b"x")
+        assert e.value.errno == 30
+    pool.set_read(rados.LIBRADOS_SNAP_HEAD)
+    with pytest.raises(rados.ObjectNotFound):
+        pool.read("a")
+    pool.snap_rollback("a", "one")
+    assert pool.read("a") == b"first"
+    seq, clones = pool.list_object_snaps("a")
+    assert seq == snaps[1].snap_id
+    assert clones[-1].id == rados.LIBRADOS_SNAP_HEAD
+    pool.remove_snap("one")
+    assert [s.name for s in pool.list_snaps()] == ["two"]
+    with pytest.raises(rados.ObjectNotFound):
+        pool.remove_snap("one")
+    with pytest.raises(rados.ObjectNotFound):
+        pool.lookup_snap("one")
+    with pytest.raises(rados.InvalidArgumentError):
+        pool.create_self_managed_snap()  # a pool has the one kind or the other
+
+
+def test_self_managed_snapshots(pool: rados.Ioctx, librados: Callable[[str], Any]) -> None:
+    name = pool.get_pool_name()
+    pool.write_full("a", b"head 0" * 1000)
+    ids: list[int] = []
+    for i in range(1, 4):
+        ids.append(pool.create_self_managed_snap())
+        pool.set_self_managed_snap_write(ids)
+        pool.write("a", f"head {i}".encode())
+    for i, snap in enumerate(ids):
+        pool.set_read(snap)
+        assert pool.read("a", 6) == f"head {i}".encode()
+    pool.set_read(rados.LIBRADOS_SNAP_HEAD)
+    seq, clones = pool.list_object_snaps("a")
+    assert seq == ids[-1]
+    assert [c.snaps for c in clones] == [(ids[0],), (ids[1],), (ids[2],), ()]
+    assert clones[0].overlap == ((6, 5994),) and clones[0].size == 6000
+    assert librados(
+        f"io = cluster.open_ioctx({name!r})\nresult = []\n"
+        f"for s in {ids}:\n    io.set_read(s)\n    result.append(io.read('a', 6).decode())"
+    ) == ["head 0", "head 1", "head 2"]
+    pool.rollback_self_managed_snap("a", ids[1])
+    assert pool.read("a", 6) == b"head 1"
+    pool.remove_self_managed_snap(ids[1])
+    with pytest.raises(rados.InvalidArgumentError):
+        pool.create_snap("a pool snapshot")
+    # what a write context without the snapshots does not preserve
+    pool.set_self_managed_snap_write([])
+    pool.write_full("b", b"1")
+    last = pool.create_self_managed_snap()
+    pool.write_full("b", b"2")
+    pool.set_read(last)
+    assert pool.read("b") == b"2"
+
+
+@pytest.mark.timeout(150)
+def test_listing_while_groups_split_and_merge(
+    native: NativeCluster, pool: rados.Ioctx, ceph_cli: Callable[..., bytes]
+) -> None:
+    """Each object that stays is listed once, whatever happens to the groups meanwhile."""
+    expected = {f"object {i}" for i in range(1200)}
+    completions = [pool.aio_write_full(key, b"x") for key in sorted(expected)]
+    for completion in completions:
+        completion.wait_for_complete()
+    assert sorted(o.key for o in pool.list_objects()) == sorted(expected)
+    name = pool.get_pool_name()
+    stop = threading.Event()
+    rounds: list[int] = []
+    wrong: list[Any] = []
+
+    def lister() -> None:
+        while not stop.is_set():
+            keys = []
+            for o in pool.list_objects():
+                keys.append(o.key)
+                if len(keys) % 100 == 0:
+                    time.sleep(0.02)
+            if sorted(keys) != sorted(expected):
+                wrong.append((len(keys), len(set(keys)), sorted(expected - set(keys))[:3]))
+            rounds.append(len(keys))
+
+    threads = [threading.Thread(target=lister) for _ in range(3)]
+    for t in threads:
+        t.start()
+    try:
+        for n in (32, 13, 8):
+            ceph_cli("osd", "pool", "set", name, "pg_num", str(n))
+            ceph_cli("osd", "pool", "set", name, "pgp_num", str(n))
+            end = time.monotonic() + 40
+            while time.monotonic() < end:
+                dump = json.loads(ceph_cli("osd", "dump", "--format", "json"))
+                if next(p for p in dump["pools"] if p["pool_name"] == name)["pg_num"] == n:
+                    break
+                time.sleep(0.2)
+            else:
+                raise AssertionError(f"pg_num does not become {n}")
+    finally:
+        stop.set()
+        for t in threads:
+            t.join(30)
+    assert len(rounds) > 5 and not wrong
+    native.wait_clean()
+
+
+def test_all_namespaces_are_listed_as_librados_does(pool: rados.Ioctx, librados: Callable[[str], Any]) -> None:
+    for nspace in ("", "one", "two"):
+        pool.set_namespace(nspace)
+        for i in range(30):
+            pool.write_full(f"{nspace}.{i}", b"")
+    for nspace in ("", "two", rados.LIBRADOS_ALL_NSPACES):
+        pool.set_namespace(nspace)
+        ours = [[o.nspace, o.key] for o in pool.list_objects()]
+        theirs = librados(
+            f"io = cluster.open_ioctx({pool.get_pool_name()!r})\nio.set_namespace({nspace!r})\n"
+            "result = [[o.nspace, o.key] for o in io.list_objects()]"
+        )
+        assert ours == theirs, "the same objects in the same order"
