@@ -76,7 +76,10 @@ class AsyncioDriver:
         self.loop.add_writer(session.sock.fileno(), self._connected, session)
 
     def unregister(self, session: Session) -> None:
-        if self._sessions.pop(id(session), None) is not None:
+        self._sessions.pop(id(session), None)
+
+    def unwatch(self, session: Session) -> None:
+        if id(session) in self._sessions:
             fd = session.sock.fileno()
             if fd >= 0 and not self.loop.is_closed():
                 self.loop.remove_reader(fd)
@@ -108,7 +111,8 @@ class AsyncioDriver:
         session.flush()
 
     def defer(self, fn: Callable[..., object], *args: Any) -> None:
-        self.loop.call_soon(self._call, fn, args)
+        if not self.loop.is_closed():
+            self.loop.call_soon(self._call, fn, args)
 
     @staticmethod
     def _call(fn: Callable[..., object], args: tuple[Any, ...]) -> None:

@@ -151,13 +151,19 @@ class ThreadDriver:
                 continue
             if session.leader is None:
                 try:
-                    if session.lead(op):
-                        session.lead_count += 1
-                        while not op.done and op.session is session and session.alive:
-                            if not session.pump(True):
-                                self._check_deadline(op)
-                finally:
+                    try:
+                        if session.lead(op):
+                            session.lead_count += 1
+                            while not op.done and op.session is session and session.alive:
+                                if not session.pump(True):
+                                    self._check_deadline(op)
+                    finally:
+                        session.unlead(op)
+                except BaseException:
+                    # KeyboardInterrupt may have come in the way of unlead itself, and a session
+                    # whose leader has gone would never be read again
                     session.unlead(op)
+                    raise
             else:
                 self._follow(op, session)
 
@@ -190,6 +196,9 @@ class ThreadDriver:
         with self._lock:
             self._sessions[id(session)] = session
         self.wake()
+
+    def unwatch(self, session: Session) -> None:
+        """The session's socket is about to be closed."""
 
     def unregister(self, session: Session) -> None:
         with self._lock:
@@ -272,6 +281,7 @@ class ThreadDriver:
                     s.pump(False)
                 finally:
                     s.unlead(me)
+        self._run_deferred()
 
     def _run_deferred(self) -> None:
         while self._deferred:

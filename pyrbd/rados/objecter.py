@@ -295,10 +295,18 @@ class Op(Completion[Any]):
         )
         return session.conn.encode_message(self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data)
 
-    def _finish(self) -> None:
+    # The room is given back first: if something breaks in between, the operation is not done
+    # yet and will be finished again; the other way round it would be counted for ever.
+
+    def set_result(self, result: Any) -> None:
         if self.admitted:
             self.objecter.release(self)
-        super()._finish()
+        super().set_result(result)
+
+    def set_error(self, error: BaseException) -> None:
+        if self.admitted:
+            self.objecter.release(self)
+        super().set_error(error)
 
     def attend(self) -> None:
         self.objecter.attend(self)
@@ -632,9 +640,13 @@ class Objecter:
             return None
         session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
         session.ops = ops
-        self._sessions[osd] = session
-        self._osd_of[id(session)] = osd
-        session.start()
+        try:
+            session.start()
+            self._osd_of[id(session)] = osd
+            self._sessions[osd] = session
+        except BaseException:
+            session.abort(ProtocolError("interrupted while it was made"))
+            raise
         if self._pinger is None:
             self._pinger = self.driver.call_later(PING_INTERVAL, self._ping)
         return session

@@ -24,6 +24,7 @@ import struct as _struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,7 +71,8 @@ class Request(Protocol):
 
 
 class Owner(Protocol):
-    """Who made the session and handles what comes from it. All calls come from the leader."""
+    """Who made the session and handles what comes from it. The calls come from the leader, but
+    for `on_closed`, which the driver makes."""
 
     def on_ready(self, session: Session, ready: Ready) -> None: ...
 
@@ -84,7 +86,11 @@ class Host(Protocol):
 
     def register(self, session: Session) -> None: ...
 
+    def unwatch(self, session: Session) -> None: ...
+
     def unregister(self, session: Session) -> None: ...
+
+    def defer(self, fn: Callable[..., object], *args: Any) -> None: ...
 
     def want_write(self, session: Session) -> None: ...
 
@@ -103,6 +109,7 @@ class Session:
 
     __slots__ = (
         "_backlog",
+        "_ended",
         "_error",
         "_owner",
         "aio",
@@ -152,7 +159,9 @@ class Session:
         self._owner = owner
         self._backlog: deque[memoryview] = deque()
         self._error: BaseException | None = None
-        self.sock: socket.socket
+        self._ended = False
+        family = socket.AF_INET6 if ":" in conn.target.host else socket.AF_INET
+        self.sock = socket.socket(family, socket.SOCK_STREAM)
 
     def __repr__(self) -> str:
         return f"<Session {self.name} at {self.conn.target} {self.state.value}>"
@@ -169,8 +178,7 @@ class Session:
     def start(self) -> None:
         """Begins to connect; a failure comes through the owner's `on_closed`, as any other."""
         addr = self.conn.target
-        family = socket.AF_INET6 if ":" in addr.host else socket.AF_INET
-        self.sock = sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = self.sock
         sock.setblocking(False)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -196,9 +204,11 @@ class Session:
         """Gives it up, and wakes one follower to take over."""
         if self.leader is not who:
             return
-        if self._error is not None and self.state is not State.CLOSED:
-            self.close(self._error)
-        self.leader = None
+        try:
+            if self._error is not None and not self._ended:
+                self.close(self._error)
+        finally:
+            self.leader = None
         while self.followers:
             try:
                 follower = self.followers.popleft()
@@ -425,16 +435,20 @@ class Session:
     def close(self, error: BaseException) -> None:
         """Closes and tells the owner. The leader's, or nobody else's business any more."""
         with self.send_lock:
-            if self.state is State.CLOSED:
+            if self._ended:
                 return
             self.state = State.CLOSED
             if self._error is None:
                 self._error = error
             self._backlog.clear()
-        _log.debug("[%s] closed: %s", self.name, error)
-        self.driver.unregister(self)
+        # Whatever KeyboardInterrupt leaves undone here, the driver does: until it is all done
+        # the session stays registered. Telling the owner is the background thread's business.
+        self.driver.unwatch(self)
         self.sock.close()
-        self._owner.on_closed(self, error)
+        _log.debug("[%s] closed: %s", self.name, error)
+        self.driver.defer(self._owner.on_closed, self, self._error)
+        self._ended = True
+        self.driver.unregister(self)
 
 
 def _select(sock: socket.socket, *, read: bool, write: bool, timeout: float) -> bool:
