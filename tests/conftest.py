@@ -47,6 +47,7 @@ def native_cluster(**options: Any) -> Iterator[NativeCluster]:
     """A cluster of one's own for a test; daemons that died without being asked to are a failure."""
     directory = Path(tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp"))
     native = NativeCluster(directory / "c")
+    native.address = options.pop("address", native.address)
     try:
         native.up(**options)
     except ClusterError as e:

@@ -112,3 +112,112 @@ def test_a_silent_monitor(conf: str) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as s:
         asyncio.run(main(s.getsockname()[1]))
+
+
+def test_objects(conf: str, name: str) -> None:
+    """The same requests as `rados.Ioctx` has."""
+
+    async def work(ioctx: aio.Ioctx) -> None:
+        assert await ioctx.write_full(name, b"abcdef") == 0
+        assert await ioctx.append(name, b"gh") == 0
+        assert await ioctx.read(name, 3, 2) == b"cde"
+        assert await ioctx.cmpext(name, b"abX") == -rados.MAX_ERRNO - 2
+        assert (await ioctx.stat(name))[0] == 8
+        into = bytearray(4)
+        assert await ioctx.read_into(name, into, 4) == 4 and into == b"efgh"
+        await ioctx.set_xattr(name, "k", b"v")
+        assert dict(await ioctx.get_xattrs(name)) == {"k": b"v"}
+        assert await ioctx.execute(name, "hello", "say_hello", b"") == (13, b"Hello, world!")
+        with rados.WriteOpCtx() as op:
+            op.cmpext(b"abc")
+            op.write(b"ABC")
+            ioctx.set_omap(op, ("one", "two"), (b"1", b"2"))
+            await ioctx.operate_write_op(op, name)
+        with rados.ReadOpCtx() as read:
+            it, _ = ioctx.get_omap_vals(read, "", "", 10)
+            await ioctx.operate_read_op(read, name)
+        assert list(it) == [("one", b"1"), ("two", b"2")]
+        await ioctx.lock_exclusive(name, "lk", "cookie")
+        with pytest.raises(rados.ObjectExists):
+            await ioctx.lock_exclusive(name, "lk", "cookie")
+        assert (await ioctx.list_lockers(name, "lk"))["exclusive"]
+        await ioctx.unlock(name, "lk", "cookie")
+        assert name in [entry.oid async for entry in ioctx.list_objects()]
+        assert "num_objects" in await ioctx.get_stats()
+        await ioctx.remove_object(name)
+        with pytest.raises(rados.ObjectNotFound):
+            await ioctx.read(name)
+
+    on_loop(work, conf)
+
+
+def test_watch_and_notify(conf: str, name: str) -> None:
+    """Callbacks may be coroutine functions that use the cluster."""
+
+    async def work(ioctx: aio.Ioctx) -> None:
+        await ioctx.write_full(name, b"content")
+
+        async def answer(notify_id: int, notifier: int, watch_id: int, data: bytes) -> bytes:
+            return data + b"/" + await ioctx.read(name)
+
+        async with await ioctx.watch(name, answer) as watch:
+            acks = await ioctx.notify(name, "hello")
+            assert acks == [(ioctx.rados.get_instance_id(), watch.get_id(), b"hello/content")]
+            assert watch.check().total_seconds() < 20
+        assert await ioctx.notify(name, "nobody") == []
+        lost: list[Any] = []
+        await ioctx.watch(name, lambda *args: None, lambda *args: lost.append(args))
+        await ioctx.remove_object(name)
+        while not lost:
+            await asyncio.sleep(0.05)
+        assert lost[0][1] == -107
+
+    on_loop(work, conf)
+
+
+def test_commands_and_pools(conf: str) -> None:
+    async def main() -> None:
+        async with aio.Rados(conffile=conf) as cluster:
+            cmd = '{"prefix": "version", "format": "json"}'
+            for reply in (
+                await cluster.mon_command(cmd),
+                await cluster.mon_command(cmd, target="a"),
+                await cluster.osd_command(0, cmd),
+                await cluster.mgr_command(cmd, target=""),
+                await cluster.pg_command("1.0", cmd),
+            ):
+                assert (reply[0] == 0 and b"16.2" in reply[1]) or b"version" in reply[1]
+            assert (await cluster.osd_command(99, cmd))[0] == -2
+            await cluster.create_pool("aio-pool")
+            ioctx = await cluster.open_ioctx("aio-pool")
+            await ioctx.application_enable("test")
+            assert ioctx.application_list() == ["test"]
+            first = await ioctx.create_self_managed_snap()
+            await ioctx.write_full("a", b"before")
+            ioctx.set_self_managed_snap_write([await ioctx.create_self_managed_snap()])
+            await ioctx.remove_self_managed_snap(first)
+            assert (await cluster.get_cluster_stats())["kb"] > 0
+            await cluster.delete_pool("aio-pool")
+            assert await cluster.pool_lookup("aio-pool") is None
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_more_at_once_than_may_be_in_flight(conf: str, name: str) -> None:
+    async def main() -> None:
+        limits = {"objecter_inflight_ops": "10", "objecter_inflight_op_bytes": "100000"}
+        async with aio.Rados(conffile=conf, conf=limits) as cluster:
+            ioctx = await cluster.open_ioctx("rbd")
+            blocks = [os.urandom(20_000) for _ in range(200)]
+            tasks = [asyncio.ensure_future(ioctx.append(name, b)) for b in blocks]  # type: ignore[arg-type]
+            most = 0
+            while not all(t.done() for t in tasks):
+                ops, size = cluster.client.objecter.in_flight
+                assert ops <= 10 and size <= 120_000
+                most = max(most, ops)
+                await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+            assert most > 1
+            assert await ioctx.read(name, 5_000_000) == b"".join(blocks)
+
+    asyncio.run(asyncio.wait_for(main(), 60))

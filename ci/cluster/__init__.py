@@ -208,6 +208,8 @@ class NativeCluster(Cluster):
         self.conf = self.dir / "ceph.conf"
         self._state_file = self.dir / "cluster.json"
         self.state: dict[str, Any] = {}
+        self.address = "127.0.0.1"
+        """Where the daemons listen; to be changed before `up`."""
         self._children: list[subprocess.Popen[bytes]] = []
         if self._state_file.exists():
             self.state = json.loads(self._state_file.read_text())
@@ -285,8 +287,8 @@ class NativeCluster(Cluster):
         both = msgr == "both"
         addrs = {}
         for i, m in enumerate(mon_ids):
-            v1 = f",v1:127.0.0.1:{port + 2 * i + 1}" if both else ""
-            addrs[m] = f"[v2:127.0.0.1:{port + 2 * i}{v1}]"
+            v1 = f",v1:{self.address}:{port + 2 * i + 1}" if both else ""
+            addrs[m] = f"[v2:{self.address}:{port + 2 * i}{v1}]"
         self._write_conf(fsid, mon_ids, addrs, osds, store, both, port, settings)
         self._write_keyrings(osds)
         monmap = self.dir / "monmap"
@@ -392,12 +394,17 @@ class NativeCluster(Cluster):
                 "mon_lease": 2,
                 "mon_warn_on_pool_no_redundancy": "false",
             },
-            "mgr": {"mgr_data": d / "mgr.$id", "mgr_stats_period": 1, "mgr_tick_period": 1, "public_addr": "127.0.0.1"},
+            "mgr": {
+                "mgr_data": d / "mgr.$id",
+                "mgr_stats_period": 1,
+                "mgr_tick_period": 1,
+                "public_addr": self.address,
+            },
             "osd": {
                 "osd_data": d / "osd.$id",
                 "osd_objectstore": store,
-                "public_addr": "127.0.0.1",
-                "cluster_addr": "127.0.0.1",
+                "public_addr": self.address,
+                "cluster_addr": self.address,
                 "osd_class_load_list": "*",
                 "osd_class_default_list": "*",
                 "memstore_device_bytes": OSD_SIZE,
@@ -543,9 +550,15 @@ class NativeCluster(Cluster):
         self._wait_gone(name, 20)
 
     def start(self, name: str) -> None:
-        """Starts a daemon again."""
-        if self.pid(name) is None:
-            self._finish([self._spawn(name)])
+        """Starts a daemon again. One that was killed may hold its lock for a moment more."""
+        end = time.monotonic() + 10
+        while self.pid(name) is None:
+            try:
+                self._finish([self._spawn(name)])
+            except ClusterError as e:
+                if "another process locked it" not in str(e) or time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
 
     def pause(self, name: str) -> None:
         """SIGSTOP: silent, not closed."""
