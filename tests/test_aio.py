@@ -166,11 +166,11 @@ def test_watch_and_notify(conf: str, name: str) -> None:
             assert watch.check().total_seconds() < 20
         assert await ioctx.notify(name, "nobody") == []
         lost: list[Any] = []
-        await ioctx.watch(name, lambda *args: None, lambda *args: lost.append(args))
+        kept = await ioctx.watch(name, lambda *args: None, lambda *args: lost.append(args))
         await ioctx.remove_object(name)
         while not lost:
             await asyncio.sleep(0.05)
-        assert lost[0][1] == -107
+        assert lost == [(kept.get_id(), -107)]
 
     on_loop(work, conf)
 

@@ -7,7 +7,6 @@ say. :class:`Rados` waits in the caller's thread.
 from __future__ import annotations
 
 import errno
-import json
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
@@ -363,6 +362,8 @@ class Rados(ClusterHandle):
 
     def get_inconsistent_pgs(self, pool_id: int) -> list[str]:
         """The placement groups of a pool in which scrubbing found differences."""
+        import json
+
         self.require_state("connected")
         cmd = {"prefix": "pg ls", "pool": number(pool_id, "pool_id"), "states": ["inconsistent"], "format": "json"}
         result, output, status = self.mgr_command(json.dumps(cmd), b"")

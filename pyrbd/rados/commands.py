@@ -11,7 +11,6 @@ All of this is coroutines of :class:`~pyrbd.rados.client.Client`, so it works un
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -568,6 +567,8 @@ def parse_pgid(pgid: str) -> tuple[int, int]:
 
 def inconsistent_pgs(output: bytes) -> list[str]:
     """The names in the output of ``pg ls``."""
+    import json
+
     if not output:
         return []
     found = json.loads(output)

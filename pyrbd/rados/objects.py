@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..msgr.types import HObject, ListedObject
@@ -11,6 +10,7 @@ from .exceptions import LogicError, ObjectStateError
 
 if TYPE_CHECKING:
     import time
+    from datetime import datetime
 
     from .ioctx import Ioctx, IoctxBase
 
@@ -30,6 +30,8 @@ class Snap:
 
     def get_timestamp(self) -> datetime:
         """When it was made, in local time."""
+        from datetime import datetime
+
         return datetime.fromtimestamp(self.ioctx.pool_snap(self.snap_id).stamp.sec)
 
 

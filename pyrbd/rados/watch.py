@@ -11,7 +11,6 @@ import errno
 import random
 import weakref
 from collections.abc import Callable
-from datetime import timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +27,8 @@ from .exceptions import Error, ObjectNotFound, TimedOut, make_ex
 from .operations import WATCH_OP_PING, WATCH_OP_RECONNECT, WATCH_OP_UNWATCH, WATCH_OP_WATCH, ObjectOperation
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from ..denc import Buffer
     from .client import Client
     from .io import IoContext
@@ -233,6 +234,8 @@ class UserWatch:
     def check(self) -> timedelta:
         """How long ago the watch was known to be good, or raises what it was lost by:
         NotConnected when notifications may have been missed."""
+        from datetime import timedelta
+
         self.ioctx.require_ioctx_open()
         if self._watch is None or self._watch.closed:
             raise make_ex(-errno.ENOTCONN, "check error: the watch is closed")

@@ -63,7 +63,6 @@ def ceph_on_ours(
         "mon dump",
         "mgr services",
         "pg dump pgs_brief",
-        "pg ls-by-pool rbd",
         "fs ls",
         "df",
         "auth get client.admin",
