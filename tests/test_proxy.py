@@ -163,6 +163,19 @@ def test_a_connection_that_falls_silent_is_noticed_in_time(proxy: Proxy, conf: s
         log.check(ioctx)
 
 
+@pytest.mark.timeout(120)
+def test_a_handshake_that_falls_silent_is_tried_again(proxy: Proxy, conf: str, name: str) -> None:
+    with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as ioctx:
+        plan = Plan(proxy, osds=True)
+        plan.of_monitors(cluster)
+        plan.fault = Fault(stall_down=100)
+        begun = time.monotonic()
+        ioctx.write_full(name, b"x")
+        assert plan.struck == 1
+        assert 10 < time.monotonic() - begun < 40
+        assert ioctx.read(name) == b"x"
+
+
 def test_answers_that_come_late_and_in_another_order(proxy: Proxy, conf: str, name: str) -> None:
     """One OSD's answers are held back while others' go on; order per object holds."""
     with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as ioctx:

@@ -299,6 +299,24 @@ def test_a_redirect_is_followed(pool: rados.Ioctx, cluster: rados.Rados, monkeyp
     cluster.delete_pool("redirected")
 
 
+def test_what_is_to_be_asked_again_is_asked_as_a_new_request(
+    pool: rados.Ioctx, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EAGAIN, by replies that are made to say so: each time under another tid."""
+    decode = objecter.decode_reply
+    left = [3]
+
+    def again(front: Any, version: int) -> Any:
+        reply = decode(front, version)
+        left[0] -= 1
+        return reply._replace(result=-errno.EAGAIN) if left[0] >= 0 else reply
+
+    pool.write_full("a", b"x")
+    monkeypatch.setattr(objecter, "decode_reply", again)
+    assert pool.read("a") == b"x"
+    assert left[0] == -1
+
+
 @pytest.mark.timeout(120)
 def test_backoffs_are_honoured(store: NativeCluster, pool: rados.Ioctx) -> None:
     """An OSD whose group is peering tells us to wait, and then to go on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,6 @@ def test_nothing_is_lost_wrong_or_done_twice_while_a_cluster_is_thrashed(
 ) -> None:
     if missing := missing_programs():
         pytest.skip(f"no cluster without {', '.join(missing)}")
-    import tempfile
-
     report = run(45, 20261124, directory=Path(tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp")) / "c", scale=0.5)
     assert succeeded(report), report
     assert report["operations"] > 1000
