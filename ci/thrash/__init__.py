@@ -124,6 +124,7 @@ def run(
                 "seed": seed,
                 "seconds": round(took, 1),
                 "operations": sum(f.operations for f in found),
+                "cancelled": sum(f.cancelled for f in found),
                 "unknown": sum(f.unknown for f in found),
                 "faults": dict(sorted(thrasher.counts.items())),
                 "connections": len(proxy.pipes),
@@ -147,7 +148,7 @@ def run(
 
 
 def succeeded(report: dict[str, Any]) -> bool:
-    return not any(report[k] for k in ("lost", "wrong", "duplicated", "failed", "daemons"))
+    return not any(report[k] for k in ("unknown", "lost", "wrong", "duplicated", "failed", "daemons"))
 
 
 def _ask_the_cpp_tool(conf: str, workloads: list[Workload]) -> None:

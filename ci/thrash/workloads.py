@@ -26,7 +26,10 @@ class Findings:
 
     operations: int = 0
     unknown: int = 0
-    """Writes that ended in an exception: done or not done."""
+    """Writes that ended in an exception: done or not done. No time limit is set, so nothing
+    gives a client a reason for one."""
+    cancelled: int = 0
+    """Writes that were cancelled by the workload itself."""
     slowest: float = 0.0
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -299,7 +302,10 @@ class AsyncioAppender(Workload):
         results = await asyncio.gather(*tasks.values(), return_exceptions=True)
         for n, result in zip(tasks, results):
             log[n] = not isinstance(result, BaseException)
-            self.found.unknown += not log[n]
+            if isinstance(result, asyncio.CancelledError):
+                self.found.cancelled += 1
+            else:
+                self.found.unknown += not log[n]
         self.found.operations += len(tasks)
 
     def verify(self) -> None:
