@@ -112,6 +112,7 @@ def test_an_interrupt_at_any_instruction_leaves_the_client_usable(conf: str, nam
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
 def test_real_signals_at_random_moments(conf: str, name: str) -> None:
     """What is interrupted is not half done; what was acknowledged before is there."""
     rng = random.Random(1)
