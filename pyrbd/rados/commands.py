@@ -361,7 +361,7 @@ class Commands:
             if info is None:
                 return CommandReply(-errno.ENOENT, b"", "pool dne")
             # a group that there is not has an OSD all the same, which says so
-            target = PgTarget(pool, info.raw_pg_to_pg(seed))
+            target = PgTarget(pool, seed)
             target.locate(osdmap)
             return target.primary
 

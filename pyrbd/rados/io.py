@@ -191,11 +191,9 @@ class IoContext:
         """The names of some objects of the namespace, from `cursor` on; go on from the
         response's `handle` until that is `max`. Begin with ``HObject()``."""
         client = self.client
-        osdmap = client.osdmap
-        seed = osdmap.raw_hash_to_pg(self.pool_id, cursor.hash).seed
         op = client.objecter.operation(
-            PgTarget(self.pool_id, seed, self.namespace),
-            ObjectOperation().pg_list(count, cursor.to_bytes(), osdmap.epoch),
+            PgTarget(self.pool_id, cursor.hash, self.namespace),
+            ObjectOperation().pg_list(count, cursor.to_bytes(), client.osdmap.epoch),
             deadline=self._deadline(),
         )
         reply: OpReply = await client.objecter.submit(op)

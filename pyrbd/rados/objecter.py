@@ -167,18 +167,20 @@ class Target:
 
 
 class PgTarget(Target):
-    """A placement group itself, for listing."""
+    """A placement group itself, for listing: the one that has objects of a hash. Which that is
+    changes when groups split or merge."""
 
     __slots__ = ()
 
-    def __init__(self, pool: int, seed: int, nspace: str = "") -> None:
+    def __init__(self, pool: int, raw_hash: int, nspace: str = "") -> None:
         super().__init__(pool, "", nspace)
-        self.seed = self.raw_hash = seed
+        self.raw_hash = raw_hash
 
     def locate(self, osdmap: OSDMap) -> bool:
         pool = osdmap.pools.get(self.pool)
         if pool is None:
             return False
+        self.seed = pool.raw_pg_to_pg(self.raw_hash)
         self._find_primary(osdmap, pool)
         return True
 
@@ -910,8 +912,9 @@ class Objecter:
                     continue
                 if not self._must_resend(op, osdmap, skipped):
                     continue
-                if op.receiving and session.leader is not None:
-                    # its answer is just being received into the caller's buffer: let it end first
+                if op.receiving:
+                    # its answer is just being received into the caller's buffer, to which an answer
+                    # from elsewhere must not be added
                     session.abort(ProtocolError("the map moved an operation whose answer was coming in"))
                     continue
                 session.ops.pop(op.tid, None)
@@ -932,8 +935,8 @@ class Objecter:
         if pool.last_force_op_resend == osdmap.epoch and op.force_epoch < osdmap.epoch:
             op.force_epoch = osdmap.epoch
             return True
-        if skipped and op.flags & FLAG_WRITE:
-            return True
+        if skipped:
+            return True  # its group may have been elsewhere in between, and the OSD have dropped it
         return (
             target.seed != op.sent_seed
             or target.primary != op.sent_primary
