@@ -13,6 +13,8 @@ import pytest
 
 from ci.cluster import NativeCluster
 from pyrbd import rados
+from pyrbd.msgr.types import HObject
+from tests.proxy import redirected
 
 
 @pytest.fixture
@@ -126,26 +128,75 @@ def test_listing_while_groups_split_and_merge(
                 wrong.append((len(keys), len(set(keys)), sorted(expected - set(keys))[:3]))
             rounds.append(len(keys))
 
-    threads = [threading.Thread(target=lister) for _ in range(3)]
+    threads = [threading.Thread(target=lister, daemon=True) for _ in range(3)]
     for t in threads:
         t.start()
     try:
         for n in (32, 13, 8):
-            ceph_cli("osd", "pool", "set", name, "pg_num", str(n))
-            ceph_cli("osd", "pool", "set", name, "pgp_num", str(n))
-            end = time.monotonic() + 40
-            while time.monotonic() < end:
-                dump = json.loads(ceph_cli("osd", "dump", "--format", "json"))
-                if next(p for p in dump["pools"] if p["pool_name"] == name)["pg_num"] == n:
-                    break
-                time.sleep(0.2)
-            else:
-                raise AssertionError(f"pg_num does not become {n}")
+            set_pg_num(ceph_cli, name, n)
     finally:
         stop.set()
         for t in threads:
             t.join(30)
+    assert not any(t.is_alive() for t in threads), "a listing hangs"
     assert len(rounds) > 5 and not wrong
+    native.wait_clean()
+
+
+def set_pg_num(ceph_cli: Callable[..., bytes], pool: str, n: int) -> None:
+    """Splits or merges the groups of a pool, and waits until the map says so."""
+    ceph_cli("osd", "pool", "set", pool, "pg_num", str(n))
+    ceph_cli("osd", "pool", "set", pool, "pgp_num", str(n))
+    end = time.monotonic() + 40
+    while time.monotonic() < end:
+        dump = json.loads(ceph_cli("osd", "dump", "--format", "json"))
+        if next(p for p in dump["pools"] if p["pool_name"] == pool)["pg_num"] == n:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"pg_num does not become {n}")
+
+
+@pytest.mark.timeout(150)
+def test_a_listing_whose_group_is_merged_away_meanwhile(
+    native: NativeCluster, pool: rados.Ioctx, conf: str, ceph_cli: Callable[..., bytes]
+) -> None:
+    """The request is on its way when its group ends: it goes to the one that has the objects now."""
+    name = pool.get_pool_name()
+    for i in range(300):
+        pool.write_full(f"object {i}", b"x")
+    set_pg_num(ceph_cli, name, 16)
+    with redirected() as proxy, rados.Rados(conffile=conf) as other, other.open_ioctx(name) as theirs:
+        client, io = other.client, theirs._io
+        pages, cursor = [], HObject()
+        while not cursor.max:
+            page = client.run(io.list_page(cursor))
+            pages.append((cursor, page))
+            cursor = page.handle
+        assert len(pages) == 16
+        for p in proxy.pipes:
+            p.hold()
+        # of the groups 8 to 15, which there will be no more
+        begun = [
+            (page, client.spawn(io.list_page(cursor)))
+            for cursor, page in pages
+            if client.osdmap.raw_hash_to_pg(io.pool_id, cursor.hash).seed >= 8
+        ]
+        assert len(begun) == 8 and not any(c.done for _, c in begun)
+        for p in proxy.pipes:
+            if any(p.target in m.public_addrs.addrs for m in client.monmap.mons.values()):
+                p.hold(False)  # only the OSDs are slow to answer
+        set_pg_num(ceph_cli, name, 8)
+        end = time.monotonic() + 30
+        while client.osdmap.pools[io.pool_id].pg_num != 8:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        for p in proxy.pipes:
+            p.hold(False)
+        for page, completion in begun:
+            client.attend(completion)
+            # the merged group has objects of others too, after these
+            theirs_now = completion.result().entries
+            assert theirs_now[: len(page.entries)] == page.entries
     native.wait_clean()
 
 
