@@ -8,7 +8,7 @@ uses them refuses clients that, like this one, do not announce the feature.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..denc import Decoder
@@ -159,6 +159,7 @@ class CrushMap:
         self.class_names: dict[int, str] = {}
         self.class_buckets: dict[int, dict[int, int]] = {}
         self.choose_args: dict[int, dict[int, ChooseArg]] = {}
+        self._parents: dict[int, int] | None = None
 
     # ------------------------------------------------------------ decoding
 
@@ -255,6 +256,30 @@ class CrushMap:
                 path[-1] = (node, i + 1)
                 path.append((child, 0))
                 on_path.add(child)
+
+    # ------------------------------------------------------------ where things stand
+
+    def full_location(self, item: int) -> dict[str, str]:
+        """CrushWrapper::get_full_location: {type of bucket: name of the one that `item` is in}, up
+        to the root. The trees of device classes do not count."""
+        parents = self._parents
+        if parents is None:
+            parents = {i: b.id for b in self.buckets.values() for i in b.items if "~" not in self.names.get(b.id, "")}
+            self._parents = parents
+        location = {}
+        while (up := parents.get(item)) is not None:
+            location[self.type_names.get(self.buckets[up].type, "")] = self.names.get(up, "")
+            item = up
+        return location
+
+    def common_ancestor_distance(self, item: int, location: Collection[tuple[str, str]]) -> int | None:
+        """CrushWrapper::get_common_ancestor_distance: the type, by number, of the smallest bucket
+        that has `item` and is in `location`, [(type, name)]; None if there is none."""
+        theirs = self.full_location(item)
+        for number, kind in sorted(self.type_names.items()):
+            if kind in theirs and (kind, theirs[kind]) in location:
+                return number
+        return None
 
     # ------------------------------------------------------------ mapping
 

@@ -32,6 +32,7 @@ from ..msgr.messages import (
     MStatfsReply,
     ObjectStatSum,
 )
+from ..msgr.osdop import FLAG_BALANCE_READS, FLAG_LOCALIZE_READS, FLAG_READ
 from ..msgr.types import ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from ..osdmap import OSDMap
 from .commands import Commands, Dialog, parse_pgid
@@ -80,6 +81,8 @@ class Driver(Protocol):
     def abandon(self) -> None: ...
 
 
+READ_POLICIES = {"balance": FLAG_BALANCE_READS, "localize": FLAG_LOCALIZE_READS}
+"""`rados_replica_read_policy`: what every read asks for."""
 MAX_AUTH_FAILURES = 5
 AUTH_FAILURE_WINDOW = 60.0
 """When OSDs refuse our tickets more often than that in so many seconds, requests fail."""
@@ -242,6 +245,9 @@ class Client:
         self.mon_timeout = config.get_float("rados_mon_op_timeout")
         self.objecter.max_ops = config.get_int("objecter_inflight_ops")
         self.objecter.max_bytes = config.get_int("objecter_inflight_op_bytes")
+        self.objecter.crush_location = config.crush_location()
+        policy = config.get("rados_replica_read_policy") or "default"
+        self.objecter.read_flags = FLAG_READ | READ_POLICIES.get(policy, 0)
         self.mon = MonClient(
             self.driver,
             addrs,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..errors import ConfigError
@@ -220,6 +221,18 @@ class Config:
         self._overrides[name] = canonical(name, str(value))
 
     # ------------------------------------------------------------ answers
+
+    def crush_location(self) -> frozenset[tuple[str, str]]:
+        """Where in the CRUSH map this client is, {(type of bucket, name)}: the option of that name,
+        as in ``root=default rack=a host=b``, or else this host in the default tree."""
+        text = self.get("crush_location") or ""
+        words = text.translate(str.maketrans(";,\t", "   ")).split()
+        pairs = [word.partition("=") for word in words]
+        if words and all(value for _, _, value in pairs):
+            return frozenset((kind, value) for kind, _, value in pairs)
+        if words:
+            _log.warning("crush_location %r is not of the form type=name ...", text)
+        return frozenset({("host", socket.gethostname().partition(".")[0]), ("root", "default")})
 
     def sections(self) -> Iterable[str]:
         """The sections that apply, the most special first."""

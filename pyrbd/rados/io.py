@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..denc import Decoder
 from ..errors import DecodeError
-from ..msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, OP_EXTENT, SNAPDIR, Reply
+from ..msgr.osdop import FLAG_WRITE, NOSNAP, OP_EXTENT, SNAPDIR, Reply
 from ..msgr.osdop import Op as OpCode
 from ..msgr.types import HObject, PgListResponse
 from .completion import Completion
@@ -141,7 +141,7 @@ class IoContext:
             OP_EXTENT.pack(_READ, op_flags, offset, length, 0, 0, 0),
             1,
             b"",
-            FLAG_READ | self.flags,
+            objecter.read_flags | self.flags,
             _finish_read,
             snapid=snapid,
             into=into,

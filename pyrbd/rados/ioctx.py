@@ -262,6 +262,8 @@ class IoctxBase(OmapOps):
             snapid = self._snap_read
             if snapid != NOSNAP and operation.is_write:
                 raise make_ex(-errno.EROFS, self.failed(request))
+        if not operation.is_write:
+            flags |= self._client.objecter.read_flags
         return self._io.submit(
             request.oid,
             operation,

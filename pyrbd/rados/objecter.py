@@ -37,14 +37,19 @@ from ..msgr.messages import (
     MWatchNotify,
 )
 from ..msgr.osdop import (
+    FLAG_BALANCE_READS,
+    FLAG_EXEC,
     FLAG_FULL_FORCE,
     FLAG_FULL_TRY,
     FLAG_IGNORE_CACHE,
     FLAG_IGNORE_OVERLAY,
     FLAG_KNOWN_REDIR,
+    FLAG_LOCALIZE_READS,
+    FLAG_PGOP,
     FLAG_READ,
     FLAG_REDIRECTED,
     FLAG_RETRY,
+    FLAG_RWORDERED,
     FLAG_SUPPORTSPOOLEIO,
     FLAG_WRITE,
     MSG_OSD_OP,
@@ -83,6 +88,10 @@ PING_TIMEOUT = 15.0
 there, and has so many more."""
 EXPIRY_INTERVAL = 0.1
 """Seconds between looks at operations with a deadline for which no thread waits."""
+REPLICA_READS = FLAG_BALANCE_READS | FLAG_LOCALIZE_READS
+_PRIMARY_ONLY = FLAG_WRITE | FLAG_EXEC | FLAG_PGOP | FLAG_RWORDERED
+"""What only the primary does: the OSD alone knows whether a class method writes, and a replica
+that was asked for what it may not do does not answer."""
 MAX_LOST_REQUESTS = 2
 """A request that cost so many connections without an answer is sent more slowly: it may be
 what kills the daemon."""
@@ -103,6 +112,7 @@ class Target:
 
     __slots__ = (
         "_elsewhere",
+        "acting",
         "key",
         "map",
         "named",
@@ -133,6 +143,7 @@ class Target:
         self.seed = 0
         self.pg_num = 0
         self.shard = -1
+        self.acting: tuple[int, ...] = ()
         self.role = -1  # the primary's place in the acting set
         self.primary = -1
         self._elsewhere: dict[int, Target] = {}
@@ -154,6 +165,7 @@ class Target:
     def _find_primary(self, osdmap: OSDMap, pool: PgPool) -> None:
         self.pg_num = pool.pg_num
         self.primary, acting = osdmap.pg_acting_primary(self.pool, self.seed)
+        self.acting = acting
         self.role = acting.index(self.primary) if self.primary in acting else -1
         self.shard = self.role if pool.is_erasure else -1
         self.map = osdmap
@@ -206,6 +218,7 @@ class Op(Completion[Any]):
         "paused",
         "receiving",
         "redirect",
+        "replica_of",
         "sent_pg_num",
         "sent_primary",
         "sent_role",
@@ -262,6 +275,8 @@ class Op(Completion[Any]):
         self.sent_primary = -1
         self.sent_role = -1
         self.sent_pg_num = 0
+        self.replica_of: tuple[Any, ...] | None = None
+        """The interval of the group in which it went to another OSD than the primary."""
         self.force_epoch = 0
         if flags & FLAG_WRITE:
             now = time.time_ns()
@@ -351,6 +366,10 @@ class Objecter:
         self._auth_failed = auth_failed
         self._latest_map = latest_map
         self._own_addr = own_addr
+        self.crush_location: frozenset[tuple[str, str]] = frozenset()
+        """Where we are among the OSDs, {(type of bucket, name)}, for reads with LOCALIZE_READS."""
+        self.read_flags = FLAG_READ
+        """Of every read: with what `rados_replica_read_policy` adds."""
         self.max_ops = 1024
         self.max_bytes = 100 << 20
         self._budget = Lock()
@@ -568,15 +587,19 @@ class Objecter:
             op.set_error(make_ex(-errno.EIO, f"pool {op.base.pool} is set to fail all requests (eio)"))
             return None
         op.paused = False
-        if target.primary < 0 or self._paused(op, osdmap) or self._backed_off(op):
+        osd = target.primary
+        op.replica_of = None
+        if op.flags & REPLICA_READS and osd >= 0:
+            osd = self._choose_replica(op, osdmap)
+        if osd < 0 or self._paused(op, osdmap) or self._backed_off(op, osd):
             self._homeless[op.tid] = op
             op.session = None
-            if target.primary < 0:
+            if osd < 0:
                 self._want_map()
             return None
-        session = self._sessions.get(target.primary)
+        session = self._sessions.get(osd)
         if session is None:
-            session = self._open(target.primary, osdmap)
+            session = self._open(osd, osdmap)
             if session is None:
                 self._homeless[op.tid] = op
                 op.session = None
@@ -589,6 +612,30 @@ class Objecter:
         session.ops[op.tid] = op
         session.queue.append(op)
         return session
+
+    def _choose_replica(self, op: Op, osdmap: OSDMap) -> int:
+        """The OSD for a read that need not go to the primary: any, or the nearest."""
+        target = op.target
+        primary, acting = target.primary, target.acting
+        pool = osdmap.pools[target.pool]
+        if op.flags & _PRIMARY_ONLY or pool.is_erasure or len(acting) < 2:
+            return primary
+        if op.flags & FLAG_BALANCE_READS:
+            osd = random.choice(acting)
+        else:
+            osd = self._nearest(osdmap, primary, acting)
+        if osd != primary:
+            op.replica_of = _interval(target, osdmap)
+        return osd
+
+    def _nearest(self, osdmap: OSDMap, primary: int, acting: tuple[int, ...]) -> int:
+        """The primary, unless another is nearer to `crush_location`."""
+        best, at = primary, osdmap.crush.common_ancestor_distance(primary, self.crush_location)
+        for osd in acting:
+            distance = osdmap.crush.common_ancestor_distance(osd, self.crush_location)
+            if distance is not None and (at is None or distance < at):
+                best, at = osd, distance
+        return best
 
     @staticmethod
     def _paused(op: Op, osdmap: OSDMap) -> bool:
@@ -780,7 +827,12 @@ class Objecter:
                 op.session = None
                 op.tid = next(self._tids)  # as a new request, or the same answer would be repeated
                 self._homeless[op.tid] = op
-            self.driver.call_later(RECONNECT_DELAY, self._rehome)
+                from_replica = op.replica_of is not None
+                op.flags &= ~REPLICA_READS
+            if from_replica:
+                self.driver.defer(self._rehome)  # it cannot answer now; the primary can
+            else:
+                self.driver.call_later(RECONNECT_DELAY, self._rehome)
             return
         if reply.redirected:
             self._redirect(session, op, message)
@@ -849,10 +901,10 @@ class Objecter:
                     held_back.pop(key, None)
             self._rehome()
 
-    def _backed_off(self, op: Op) -> bool:
+    def _backed_off(self, op: Op, osd: int) -> bool:
         if not self._backoffs:
             return False
-        session = self._sessions.get(op.target.primary)
+        session = self._sessions.get(osd)
         return session is not None and (op.target.pool, op.target.seed) in self._backoffs.get(id(session), {})
 
     # ------------------------------------------------------------ maps
@@ -937,6 +989,8 @@ class Objecter:
             return True
         if skipped:
             return True  # its group may have been elsewhere in between, and the OSD have dropped it
+        if op.replica_of is not None and op.replica_of != _interval(target, osdmap):
+            return True  # a replica drops what is from before the interval
         return (
             target.seed != op.sent_seed
             or target.primary != op.sent_primary
@@ -1012,8 +1066,9 @@ class Objecter:
         if op.target.primary < 0:
             return f"placement group {op.target.pool}.{op.target.seed:x} has no OSD in {where}"
         session = op.session
-        state = session.state.value if session is not None else "not connected"
-        return f"osd.{op.target.primary} ({state}, {where}) did not answer"
+        if session is None:
+            return f"osd.{op.target.primary} (not connected, {where}) did not answer"
+        return f"{session.name} ({session.state.value}, {where}) did not answer"
 
     def forget(self, error: Error) -> None:
         """In a child after fork: everything in flight is the parent's. The lock may be held
@@ -1053,6 +1108,13 @@ def close_session(session: Session, error: BaseException) -> None:
     session.abort(error)
     if session.lead(me):
         session.unlead(me)  # closes, as there is an error
+
+
+def _interval(target: Target, osdmap: OSDMap) -> tuple[Any, ...]:
+    """What stays the same during an interval of a group (PastIntervals::is_new_interval)."""
+    pool = osdmap.pools[target.pool]
+    return (osdmap.pg_to_up_acting(target.pool, target.seed), target.seed, pool.size, pool.min_size, pool.pg_num,
+            pool.pg_num_pending)  # fmt: skip
 
 
 class _BackoffAck(NamedTuple):

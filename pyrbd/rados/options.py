@@ -62,6 +62,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "public_addr": (STR, "-"),
     "rados_mon_op_timeout": (SECS, "0"),
     "rados_osd_op_timeout": (SECS, "0"),
+    "rados_replica_read_policy": (STR, "default"),
     "rbd_atime_update_interval": (UINT, "60"),
     "rbd_balance_snap_reads": (BOOL, "false"),
     "rbd_blocklist_expire_seconds": (UINT, "0"),
