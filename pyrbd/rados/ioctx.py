@@ -205,6 +205,11 @@ class IoctxBase(OmapOps):
             raise ObjectNotFound(f"pool '{self.name}' does not exist", errno.ENOENT)
         return pool
 
+    def hash_of(self, oid: str, locator_key: str, nspace: str) -> int:
+        """The 32-bit hash by which an object of the pool is placed and listed."""
+        self._pool()
+        return self._client.osdmap.object_to_raw_hash(self._io.pool_id, oid, locator_key, nspace)
+
     def alignment(self) -> int | None:
         """What the size of an append must be a multiple of, in bytes; None if it need not."""
         return self._pool().required_alignment

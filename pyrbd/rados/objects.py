@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..msgr.osdop import NOSNAP
 from ..msgr.types import HObject, ListedObject
-from .exceptions import LogicError, ObjectStateError
+from .exceptions import InvalidArgumentError, LogicError, ObjectStateError
 
 if TYPE_CHECKING:
     import time
@@ -128,6 +130,21 @@ class ObjectIterator:
 
     def __iter__(self) -> ObjectIterator:
         return self
+
+    def get_pg_hash_position(self) -> int | None:
+        """The hash of the object that comes next, to go on from there another time; None at the
+        end. As in librados' C++ `NObjectIterator`; not in Ceph's binding."""
+        if not self._entries:
+            return None if self._cursor.max else self._cursor.hash
+        entry = self._entries[-1]
+        return self.ioctx.hash_of(entry.oid, entry.locator, entry.nspace)
+
+    def seek(self, pos: int) -> None:
+        """Goes on with the first object at or behind a hash, in the order of their reversed bits."""
+        if not 0 <= pos <= 0xFFFFFFFF:
+            raise InvalidArgumentError(f"hash position {pos}", errno.EINVAL)
+        self._entries = []
+        self._cursor = HObject(snap=NOSNAP, hash=pos, pool=self.ioctx.get_pool_id())
 
     def __next__(self) -> Object:
         while not self._entries:

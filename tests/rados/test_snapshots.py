@@ -213,3 +213,35 @@ def test_all_namespaces_are_listed_as_librados_does(pool: rados.Ioctx, librados:
             "result = [[o.nspace, o.key] for o in io.list_objects()]"
         )
         assert ours == theirs, "the same objects in the same order"
+
+
+def test_a_listing_goes_on_from_a_position(pool: rados.Ioctx) -> None:
+    """Also in namespaces, with locators, and beside the objects of which the position is."""
+    for nspace in ("", "one"):
+        pool.set_namespace(nspace)
+        for i in range(100):
+            pool.write_full(f"{i}", b"")
+        pool.set_locator_key("key")  # all of one hash
+        for i in range(20):
+            pool.write_full(f"with key {i}", b"")
+        pool.set_locator_key("")
+    pool.set_namespace(rados.LIBRADOS_ALL_NSPACES)
+    begin = pool.list_objects()
+    listed: list[tuple[str, str]] = []
+    positions: list[int] = []
+    while (position := begin.get_pg_hash_position()) is not None:
+        for o in begin:
+            positions.append(position)
+            listed.append((o.nspace, o.key))
+            break
+        else:
+            break
+    assert len(set(listed)) == 240
+    for at in (0, 1, 100, 239):
+        again = pool.list_objects()
+        again.seek(positions[at])
+        rest = [(o.nspace, o.key) for o in again]
+        assert rest == listed[positions.index(positions[at]) :]
+        assert again.get_pg_hash_position() is None
+    with pytest.raises(rados.InvalidArgumentError):
+        begin.seek(-1)
