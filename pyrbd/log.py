@@ -20,12 +20,19 @@ class Log:
         self.name = f"pyrbd.{name}"
 
     def debug(self, message: str, *args: Any) -> None:
-        if "logging" in sys.modules:
-            sys.modules["logging"].getLogger(self.name).debug(message, *args)
+        logger = self._logger()
+        if logger is not None:
+            logger.debug(message, *args)
 
     def info(self, message: str, *args: Any) -> None:
-        if "logging" in sys.modules:
-            sys.modules["logging"].getLogger(self.name).info(message, *args)
+        logger = self._logger()
+        if logger is not None:
+            logger.info(message, *args)
+
+    def _logger(self) -> Any:
+        # another thread may be in the middle of importing it
+        get = getattr(sys.modules.get("logging"), "getLogger", None)
+        return get(self.name) if get is not None else None
 
     def warning(self, message: str, *args: Any) -> None:
         import logging

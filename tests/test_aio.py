@@ -183,10 +183,11 @@ def test_commands_and_pools(conf: str) -> None:
                 await cluster.mon_command(cmd),
                 await cluster.mon_command(cmd, target="a"),
                 await cluster.osd_command(0, cmd),
-                await cluster.mgr_command(cmd, target=""),
                 await cluster.pg_command("1.0", cmd),
             ):
                 assert (reply[0] == 0 and b"16.2" in reply[1]) or b"version" in reply[1]
+            usage = '{"prefix": "osd df", "format": "json"}'
+            assert b"nodes" in (await cluster.mgr_command(usage, target=""))[1]
             assert (await cluster.osd_command(99, cmd))[0] == -2
             await cluster.create_pool("aio-pool")
             ioctx = await cluster.open_ioctx("aio-pool")

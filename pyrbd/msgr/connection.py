@@ -212,6 +212,7 @@ class Connection:
         own_nonce: makes our address unique among our processes and clients.
         global_id: ours, or 0 when this connection is to get one.
         modes: connection modes in order of preference.
+        features: what we say that we have; peers choose encodings by it.
         sink: see :data:`pyrbd.msgr.frames.Sink`.
 
     All methods that take received bytes raise :class:`ProtocolError`, :class:`DecodeError`
@@ -228,6 +229,7 @@ class Connection:
         global_id: int = 0,
         global_seq: int = 1,
         modes: tuple[int, ...] = (MODE_CRC,),
+        features: int = FEATURES_SUPPORTED,
         sink: Sink = frames._no_sink,
     ) -> None:
         self.peer_type = peer_type
@@ -239,6 +241,7 @@ class Connection:
         self.in_seq = 0
         self._auth = auth
         self._modes = modes
+        self._announced = features
         self._own_nonce = own_nonce
         self._global_seq = global_seq
         self._out_seq = 0
@@ -423,7 +426,7 @@ class Connection:
 
     def _on_auth_bad_method(self, frame: Frame) -> None:
         bad = AuthBadMethod.decode(Decoder(self._payload(frame)))
-        if bad.result == -13:
+        if bad.result == -13 or (bad.result == -1 and bad.method in bad.allowed_methods):  # nautilus: EPERM
             raise AuthError(
                 f"{self.peer_name} at {self.target} did not accept our name and key",
                 hint="is the entity known to this cluster (ceph auth ls), and is this its key?",
@@ -466,7 +469,7 @@ class Connection:
                 self.target,
                 self.global_id,
                 self._global_seq,
-                FEATURES_SUPPORTED,
+                self._announced,
                 FEATURES_REQUIRED,
                 FLAG_LOSSY,
                 0,
@@ -491,7 +494,7 @@ class Connection:
         missing = FEATURES_REQUIRED & ~ident.features_supported
         if missing:
             self._refuse_features(missing, "is too old: it lacks features that pyrbd requires")
-        self.features = ident.features_supported & FEATURES_SUPPORTED
+        self.features = ident.features_supported & self._announced
         self._reader.max_frame = frames.MAX_SEGMENT
         self.state = State.READY
         assert self._result is not None

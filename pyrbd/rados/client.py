@@ -21,6 +21,7 @@ from ..errors import AuthError, ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.cephx import Authenticator, CephxAuthorizer, NoneAuthenticator
 from ..msgr.connection import Connection
+from ..msgr.features import FEATURES_SUPPORTED
 from ..msgr.messages import (
     POOL_OP_CREATE,
     POOL_OP_CREATE_SNAP,
@@ -33,13 +34,13 @@ from ..msgr.messages import (
     ObjectStatSum,
 )
 from ..msgr.osdop import FLAG_BALANCE_READS, FLAG_LOCALIZE_READS, FLAG_READ
-from ..msgr.types import ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
+from ..msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from ..osdmap import OSDMap
 from .commands import Commands, Dialog, parse_pgid
 from .completion import Completion, after_fork
 from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, make_ex
 from .keyring import find_key
-from .monclient import CommandReply, MonClient
+from .monclient import CommandReply, MonClient, features_for_commands
 from .monhost import find_monitors
 from .objecter import Objecter
 from .watch import Watches
@@ -319,6 +320,7 @@ class Client:
             own_nonce=self._nonce,
             global_id=self.mon.global_id if self.mon is not None else 0,
             global_seq=next(self._global_seq),
+            features=features_for_commands() if kind == ENTITY_TYPE_MON else FEATURES_SUPPORTED,
             sink=sink,
         )
 

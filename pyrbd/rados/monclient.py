@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -23,6 +24,7 @@ from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.cephx import CephxMonAuthenticator, CryptoKey, NoneAuthenticator, Ticket
 from ..msgr.connection import Connection
+from ..msgr.features import FEATURES_SUPPORTED, SERVER_QUINCY_BIT
 from ..msgr.messages import (
     PRIO_DEFAULT,
     MGetPoolStats,
@@ -63,6 +65,16 @@ HUNT_BACKOFF_MAX = 10.0
 PING_INTERVAL = 10.0
 PING_TIMEOUT = 30.0
 REFUSED_PAUSE = 0.25
+
+
+def features_for_commands() -> int:
+    """What we say to a monitor that we have. With SERVER_QUINCY, the signatures of its commands
+    contain a keyword that the `ceph` programs of older releases, which work on us, do not take."""
+    argdesc = getattr(sys.modules.get("ceph_argparse"), "argdesc", None)
+    code = getattr(getattr(argdesc, "__init__", None), "__code__", None)
+    if code is None or "positional" in code.co_varnames:
+        return FEATURES_SUPPORTED
+    return FEATURES_SUPPORTED & ~SERVER_QUINCY_BIT
 
 
 class CommandReply(NamedTuple):
@@ -214,7 +226,14 @@ class MonClient:
         except AuthError as e:
             self._give_up(e)
             return
-        conn = Connection(ENTITY_TYPE_MON, addr, auth, own_nonce=self._nonce, global_id=self.global_id)
+        conn = Connection(
+            ENTITY_TYPE_MON,
+            addr,
+            auth,
+            own_nonce=self._nonce,
+            global_id=self.global_id,
+            features=features_for_commands(),
+        )
         session = Session("mon", conn, self, self.driver, blocking=False)
         self._hunting[id(session)] = session
         session.start()

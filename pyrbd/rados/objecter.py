@@ -537,7 +537,7 @@ class Objecter:
         """An Op for a built operation; its result is an :class:`OpReply`."""
         if not operation.ops:
             raise ValueError("a request without an operation")
-        data: Buffer = operation.indata[0] if len(operation.indata) == 1 else b"".join(map(bytes, operation.indata))
+        data: Buffer = operation.indata[0] if len(operation.indata) == 1 else b"".join(operation.indata)
         return Op(
             self,
             target,

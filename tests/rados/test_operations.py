@@ -126,7 +126,12 @@ def test_an_omap_in_pages(ioctx: rados.Ioctx, name: str) -> None:
     with rados.WriteOpCtx() as op:
         ioctx.remove_omap_range2(op, "key.00100", "key.02400")
         ioctx.remove_omap_keys(op, ("key.00000", "not there"))
-        ioctx.operate_write_op(op, name)
+        try:
+            ioctx.operate_write_op(op, name)
+        except rados.OSError as e:
+            if e.errno != errno.EOPNOTSUPP:
+                raise
+            pytest.skip("this cluster's OSDs are from before ranges of keys could be removed")
     with rados.ReadOpCtx() as read:
         left, _ = ioctx.get_omap_keys(read, "", 5000)
         ioctx.operate_read_op(read, name)
