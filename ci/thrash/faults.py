@@ -255,7 +255,10 @@ class Thrasher:
         if len(up) > 1:
             self.command("osd primary-temp", pgid=group, id=up[1])
             self._wait(2)
-            self.command("osd primary-temp", pgid=group, id=-1)
+            try:
+                self.command("osd rm-primary-temp", pgid=group)
+            except ClusterError:  # before squid
+                self.command("osd primary-temp", pgid=group, id=-1)
 
     def size(self) -> None:
         """New intervals, most of them with the same primary."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ci.cluster import ClusterError
 from ci.thrash.workloads import MAGIC, RECORD
 from pyrbd import rados
 from tests.proxy import Proxy
@@ -76,6 +77,13 @@ def pool_deleted(conf: Path, command: Command, name: str) -> list[str]:
     return wrong
 
 
+def _blocklist(command: Command, what: str, address: str) -> None:
+    try:
+        command("osd blocklist", blocklistop=what, addr=address)
+    except ClusterError:  # before pacific
+        command("osd blacklist", blacklistop=what, addr=address)
+
+
 def blocklisted(conf: Path, command: Command, proxy: Proxy, pool: str, oid: str) -> list[str]:
     """Blocklists a client whose write is still on its way: it fails at once, and stays failed, and
     the write is not done when it arrives."""
@@ -104,7 +112,7 @@ def blocklisted(conf: Path, command: Command, proxy: Proxy, pool: str, oid: str)
         writer.start()
         time.sleep(0.2)
         address = victim.get_addrs().removeprefix("v2:")
-        command("osd blocklist", blocklistop="add", addr=address, expire=600.0)
+        _blocklist(command, "add", address)
         writer.join(PATIENCE)
         acknowledged = ends == [None]  # by a connection that was made meanwhile, before the cluster knew
         if not ends:
@@ -121,7 +129,7 @@ def blocklisted(conf: Path, command: Command, proxy: Proxy, pool: str, oid: str)
             time.sleep(0.3)
             if ioctx.read(oid) != want:
                 wrong.append(f"{oid}: a write of a client that was blocklisted came after the fence")
-        command("osd blocklist", blocklistop="rm", addr=address)
+        _blocklist(command, "rm", address)
         for again in (lambda: theirs.write_full(oid, b"later"), lambda: theirs.read(oid)):
             tried = time.monotonic()
             try:
