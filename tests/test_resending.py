@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,35 @@ def test_a_backoff_ends_with_its_connection(proxy: Proxy, mine: rados.Ioctx, nam
     for c in (completion, later):
         c.wait_for_complete_and_cb()
     assert mine.read(name) == b"abc"
+
+
+def test_a_backoff_of_a_group_that_was_merged_away_is_forgotten(mine: rados.Ioctx, name: str) -> None:
+    """The OSD drops it with the group, without a word; the group may come again with a later split."""
+    pool = f"merged-{name}"
+    mine.rados.create_pool(pool)
+    with mine.rados.open_ioctx(pool) as io:
+        client = mine.rados.client
+        pg_num = client.osdmap.pools[io.get_pool_id()].pg_num
+        oid = next(oid for oid in map(str, range(1000)) if place(io, oid)[0] == pg_num - 1)
+        io.write_full(oid, b"before")
+        seed, osd = place(io, oid)
+        client.objecter._on_backoff(client.objecter._sessions[osd], backoff(io, seed, BACKOFF_OP_BLOCK, 1 << 40))
+        waiting = io.aio_write_full(oid, b"after")
+        for n in (pg_num - 1, pg_num):
+            command = {"prefix": "osd pool set", "pool": pool, "var": "pg_num", "val": str(n)}
+            assert mine.rados.mon_command(json.dumps(command), b"")[0] == 0
+            end = time.monotonic() + 60
+            while client.osdmap.pools[io.get_pool_id()].pg_num != n:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+        waiting.wait_for_complete()
+        later = io.aio_write_full(oid, b"later")
+        end = time.monotonic() + 30
+        while not later.is_complete():
+            assert time.monotonic() < end, "it waits for a backoff that has ended with its group"
+            time.sleep(0.05)
+        assert io.read(oid) == b"later"
+    mine.rados.delete_pool(pool)
 
 
 def test_no_request_overtakes_one_that_waits_for_the_same_object(mine: rados.Ioctx, name: str) -> None:

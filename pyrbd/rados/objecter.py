@@ -938,6 +938,7 @@ class Objecter:
                     break
                 self.osdmap = new
                 self._take_back(self._scan(new, skipped))
+                self._drop_backoffs(new)
                 if self.on_epoch is not None:
                     self.on_epoch(new, skipped)
                 own = self._own_addr()
@@ -1006,6 +1007,19 @@ class Objecter:
             or target.role != op.sent_role
             or target.pg_num != op.sent_pg_num  # a split or merge; perhaps not of this group
         )
+
+    def _drop_backoffs(self, osdmap: OSDMap) -> None:
+        """Those of groups that their OSD does not serve any more. It says when a backoff ends, but
+        not for a group that it drops, as one that was merged into another; which may be made again."""
+        for ident, held_back in self._backoffs.items():
+            for pool, seed in list(held_back):
+                info = osdmap.pools.get(pool)
+                if (
+                    info is None
+                    or seed >= info.pg_num
+                    or osdmap.pg_acting_primary(pool, seed)[0] != self._osd_of.get(ident)
+                ):
+                    del held_back[pool, seed]
 
     def _close_stale(self, osdmap: OSDMap) -> None:
         """Connections to OSDs that are down or have come back elsewhere."""
