@@ -299,6 +299,14 @@ class Thrasher:
     def _not_full(self) -> None:
         for what, ratio in (("full", 0.95), ("backfillfull", 0.9), ("nearfull", 0.85)):
             self.command(f"osd set-{what}-ratio", ratio=ratio)
+        # an OSD that is marked down while the map calls it full does not come back (tentacle)
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            dump = self.command("osd dump")
+            assert isinstance(dump, dict)
+            if not any(s.endswith("full") for o in dump["osds"] for s in o["state"]):
+                return
+            time.sleep(0.2)
 
     def pool_deleted(self) -> None:
         self.problems += victims.pool_deleted(self._cluster.conf, self.command, "doomed")
