@@ -73,13 +73,14 @@ def test_a_backoff_of_a_group_that_was_merged_away_is_forgotten(mine: rados.Ioct
         seed, osd = place(io, oid)
         client.objecter._on_backoff(client.objecter._sessions[osd], backoff(io, seed, BACKOFF_OP_BLOCK, 1 << 40))
         waiting = io.aio_write_full(oid, b"after")
-        for n in (pg_num - 1, pg_num):
-            command = {"prefix": "osd pool set", "pool": pool, "var": "pg_num", "val": str(n)}
+        for var, n in (("pg_num", pg_num - 1), ("pg_num", pg_num), ("pgp_num", pg_num)):
+            command = {"prefix": "osd pool set", "pool": pool, "var": var, "val": str(n)}
             assert mine.rados.mon_command(json.dumps(command), b"")[0] == 0
             end = time.monotonic() + 60
-            while client.osdmap.pools[io.get_pool_id()].pg_num != n:
+            while getattr(client.osdmap.pools[io.get_pool_id()], var) != n:
                 assert time.monotonic() < end
                 time.sleep(0.05)
+        assert place(io, oid) == (seed, osd)
         waiting.wait_for_complete()
         later = io.aio_write_full(oid, b"later")
         end = time.monotonic() + 30
