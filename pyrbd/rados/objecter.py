@@ -558,8 +558,8 @@ class Objecter:
         if self._homeless and self._is_overtaking(op):
             self._homeless[op.tid] = op
             if not self._rehome_soon:
-                self._rehome_soon = True
                 self.driver.defer(self._rehome)
+                self._rehome_soon = True
             return None
         return self._place(op)
 
@@ -709,12 +709,14 @@ class Objecter:
         """Tries again what waits, in `delay` seconds or before. One timer serves all operations:
         with one each, every one that is due would start as many anew. Under the lock."""
         due = time.monotonic() + delay
-        if self._rehome_timer is not None:
-            if self._rehome_due <= due:
-                return
-            self._rehome_timer.cancel()
-        self._rehome_due = due
+        before = self._rehome_timer
+        if before is not None and self._rehome_due <= due:
+            return
+        # in this order: KeyboardInterrupt may leave one timer too many, but never none
         self._rehome_timer = self.driver.call_later(delay, self._rehome_is_due)
+        self._rehome_due = due
+        if before is not None:
+            before.cancel()
 
     def _rehome_is_due(self) -> None:
         with self.lock:
