@@ -116,6 +116,18 @@ class Pipe:
 
         self.proxy.do(change)
 
+    def hold_up(self, held: bool = True) -> None:
+        """Keeps back what goes to the daemon; False lets it go."""
+
+        def change() -> None:
+            self.up.held = held
+
+        self.proxy.do(change)
+
+    def choke(self) -> None:
+        """Takes no more bytes from the client, which finds its socket full after a while."""
+        self.proxy.do(lambda: self.proxy.forget(self.client))
+
     def _end(self, reset: bool) -> None:
         if self.closed:
             return

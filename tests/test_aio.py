@@ -187,7 +187,7 @@ def test_commands_and_pools(conf: str) -> None:
             ):
                 assert (reply[0] == 0 and b"16.2" in reply[1]) or b"version" in reply[1]
             usage = '{"prefix": "osd df", "format": "json"}'
-            assert b"nodes" in (await cluster.mgr_command(usage, target=""))[1]
+            assert b"nodes" in (await cluster.mgr_command(usage))[1]
             assert (await cluster.osd_command(99, cmd))[0] == -2
             await cluster.create_pool("aio-pool")
             ioctx = await cluster.open_ioctx("aio-pool")

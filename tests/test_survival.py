@@ -447,6 +447,36 @@ def test_a_pool_that_fails_all_requests(pool: rados.Ioctx) -> None:
     assert pool.read("a") == b"x"
 
 
+@pytest.mark.parametrize("flag", ["PAUSERD", "PAUSEWR"])
+def test_reads_and_writes_are_paused_each_alone(pool: rados.Ioctx, ceph: Ceph, flag: str) -> None:
+    """The monitors set both flags or none: the map is changed here, and the next one ends it."""
+    pool.write_full("a", b"before")
+    there = pool.rados.client.objecter
+
+    def read() -> bytes:
+        return pool.read("a")
+
+    def write() -> bytes:
+        pool.write_full("a", b"after")
+        return b"written"
+
+    held, passing = (read, write) if flag == "PAUSERD" else (write, read)
+    real = there.osdmap
+    assert real is not None
+    changed = copy.copy(real)
+    changed.flags = real.flags | getattr(real, flag)
+    changed._finish()
+    with there.lock:
+        there.osdmap = changed
+    waiting = Background(held)
+    assert Background(passing).join(10) in (b"before", b"written")
+    assert waiting.waits()
+    ceph("osd set", key="noout")  # with it come the flags as they are
+    waiting.join(10)
+    ceph("osd unset", key="noout")
+    assert pool.read("a") == b"after"
+
+
 def _overwrites(ioctx: rados.Ioctx) -> bool:
     try:
         ioctx.write("probe", b"x")

@@ -17,7 +17,8 @@ def test_nothing_is_lost_wrong_or_done_twice_while_a_cluster_is_thrashed(
 ) -> None:
     if missing := missing_programs():
         pytest.skip(f"no cluster without {', '.join(missing)}")
-    report = run(45, 20261124, directory=Path(tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp")) / "c", scale=0.5)
+    report = run(60, 20261124, directory=Path(tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp")) / "c", scale=0.25)
     assert succeeded(report), report
     assert report["operations"] > 1000
     assert report["resends"] > 0
+    assert report["seen in maps"]["pg_temp"] > 0, "nothing was backfilled"

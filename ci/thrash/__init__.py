@@ -17,6 +17,7 @@ from typing import Any
 
 from ci.cluster import Commander, NativeCluster
 from ci.thrash.faults import ERASURE, PROFILE, REPLICATED, Thrasher
+from ci.thrash.features import BigTransfers, Lister, Locker, Snapshots, VersionChain, Watcher
 from ci.thrash.workloads import Appender, AsyncioAppender, ImageWriter, Overwriter, Workload
 from pyrbd import rados
 from tests.proxy import redirected
@@ -33,6 +34,10 @@ def make_cluster(directory: Path) -> NativeCluster:
         "osd/osd_backoff_on_peering=true",
         "osd/osd_backoff_on_degraded=true",
         "mon/mon_max_pg_per_osd=2000",
+        "mon/mon_min_osdmap_epochs=10",
+        "mon/paxos_service_trim_min=5",
+        "mon/mon_osd_cache_size=20",
+        "mon/mon_tick_interval=1",
     )
     cluster.up(osds=4, mons=3, store="bluestore", settings=settings, timeout=180)
     commander = Commander(cluster.conf)
@@ -88,8 +93,18 @@ def run(
                 ImageWriter("image", seed, second.open_ioctx(REPLICATED)),
                 ImageWriter("ec-image", seed, second.open_ioctx(REPLICATED), ERASURE),
                 AsyncioAppender("asyncio", seed, conf, REPLICATED, 8),
+                Lister("lister", seed, first.open_ioctx(REPLICATED), 200),
+                VersionChain("versions", seed, first.open_ioctx(REPLICATED), 6),
+                Locker("locker", seed, second.open_ioctx(REPLICATED)),
+                Snapshots("snapshots", seed, first.open_ioctx(REPLICATED), second.open_ioctx(REPLICATED)),
+                Snapshots("ec-snapshots", seed, second.open_ioctx(ERASURE), first.open_ioctx(ERASURE)),
+                BigTransfers("big", seed, first.open_ioctx(REPLICATED), 2),
+                BigTransfers("ec-big", seed, second.open_ioctx(ERASURE), 2),
+                watcher := Watcher("watcher", seed, second.open_ioctx(REPLICATED), first.open_ioctx(REPLICATED)),
+                *(Overwriter(f"crowd-{i}", seed, first.open_ioctx(REPLICATED), 2) for i in range(4)),
             ]
             thrasher = Thrasher(cluster, proxy, seed, scale)
+            thrasher.clients = handles
             order = list(faults or thrasher.faults)
             if faults is None:
                 random.Random(seed).shuffle(order)
@@ -100,7 +115,11 @@ def run(
             while time.monotonic() - begun < seconds and not hung:
                 name = thrasher.strike(order.pop(0) if order else None)
                 done = sum(w.found.operations for w in workloads)
-                say(f"{time.monotonic() - begun:6.1f} s  {name}; {done} operations")
+                waiting = max(workloads, key=lambda w: w.stuck_for)
+                say(
+                    f"{time.monotonic() - begun:6.1f} s  {name}; {done} operations"
+                    + (f"; {waiting.name} waits for {waiting.stuck_for:.0f} s" if waiting.stuck_for > 5 else "")
+                )
                 hung = [w.name for w in workloads if w.stuck_for > HANG]
             took = time.monotonic() - begun
             say("healing")
@@ -127,14 +146,17 @@ def run(
                 "cancelled": sum(f.cancelled for f in found),
                 "unknown": sum(f.unknown for f in found),
                 "faults": dict(sorted(thrasher.counts.items())),
+                "seen in maps": dict(sorted(thrasher.seen.items())),
+                "watches lost": watcher.losses,
+                "notifications unanswered": watcher.unanswered,
                 "connections": len(proxy.pipes),
                 "resends": resends,
                 "backoffs": backoffs,
-                "slowest": round(max(f.slowest for f in found), 2),
+                "slowest": {w.name: round(w.found.slowest, 1) for w in workloads},
                 "lost": [x for f in found for x in f.lost],
                 "wrong": [x for f in found for x in f.wrong],
                 "duplicated": [x for f in found for x in f.duplicated],
-                "failed": [x for f in found for x in f.failed] + [f"{name} hangs" for name in hung],
+                "failed": [x for f in found for x in f.failed] + [f"{name} hangs" for name in hung] + thrasher.problems,
             }
         report["daemons"] = cluster.check_daemons()
         keep = not succeeded(report)

@@ -178,6 +178,7 @@ class OSDMap:
         "_blocklist",
         "_crush",
         "_crush_raw",
+        "_intervals",
         "_osd_section",
         "any_pool_full",
         "any_pool_special",
@@ -230,6 +231,7 @@ class OSDMap:
     _crush_raw: bytes
     _crush: CrushMap | None
     _acting: dict[tuple[int, int], tuple[int, tuple[int, ...]]]
+    _intervals: dict[tuple[int, int], tuple[object, ...]]
 
     def __repr__(self) -> str:
         return f"<OSDMap epoch={self.epoch} osds={self.max_osd} pools={len(self.pools)}>"
@@ -279,6 +281,7 @@ class OSDMap:
 
     def _finish(self) -> None:
         self._acting = {}
+        self._intervals = {}
         self.any_pool_full = any(p.is_full for p in self.pools.values())
         self.any_pool_special = any(p.has_tier or p.flags & FLAG_EIO for p in self.pools.values())
         self.pool_ids = {name: i for i, name in self.pool_names.items()}
@@ -402,6 +405,25 @@ class OSDMap:
         if found is None:
             _, _, acting, primary = self.pg_to_up_acting(pool, seed)
             found = self._acting[key] = (primary, acting)
+        return found
+
+    def pg_interval(self, pool: int, seed: int) -> tuple[object, ...]:
+        """A value that changes whenever a placement group begins a new interval
+        (`src/osd/osd_types.cc` PastIntervals::is_new_interval), and for a split or merge of another
+        group of the pool; kept after the first time."""
+        key = (pool, seed)
+        found = self._intervals.get(key)
+        if found is None:
+            pi = self.pools[pool]
+            mapping = self.pg_to_up_acting(pool, seed)
+            found = self._intervals[key] = (
+                seed,
+                *mapping,
+                pi.size,
+                pi.min_size,
+                pi.pg_num,
+                pi.pg_num_pending,
+            )
         return found
 
     def pg_to_up_acting(self, pool: int, seed: int) -> tuple[tuple[int, ...], int, tuple[int, ...], int]:

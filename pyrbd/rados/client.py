@@ -108,6 +108,7 @@ class Client:
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
         )
         self.watches = Watches(self)
+        self.objecter.on_epoch = self.watches.note
         self.objecter.on_rehomed = self._map_changed
         self.objecter.on_notify = self.watches.on_notify
         self.objecter.on_blocklisted = self.watches.fail_all

@@ -155,7 +155,7 @@ class ThreadDriver:
                         if session.lead(op):
                             session.lead_count += 1
                             while not op.done and op.session is session and session.alive:
-                                if not session.pump(True):
+                                if not session.pump(True) or op.deadline is not None:
                                     self._check_deadline(op)
                     finally:
                         session.unlead(op)

@@ -392,6 +392,11 @@ class Objecter:
         self.backoffs = 0
         """How often an OSD has told us to hold back."""
         self._watchers: dict[int, Callable[[MWatchNotify], None]] = {}
+        self._rehome_timer: Any = None
+        self._rehome_due = 0.0
+        self._rehome_soon = False
+        self.on_epoch: Callable[[OSDMap, bool], None] | None = None
+        """Called for each epoch under the lock; True when epochs before it were skipped."""
         self.on_rehomed: Callable[[], None] | None = None
         self.on_notify: Callable[[MWatchNotify], None] | None = None
         self.on_blocklisted: Callable[[Error], None] | None = None
@@ -415,7 +420,7 @@ class Objecter:
                     self._queued.append(op)
                     session = None
                 else:
-                    session = self._place(op)
+                    session = self._place_new(op)
                 if background and op.deadline is not None:
                     self._watch_deadlines()
             if session is not None:
@@ -462,7 +467,7 @@ class Objecter:
                 if not op.done:
                     if not self._admit(op):
                         break
-                    session = self._place(op)
+                    session = self._place_new(op)
                     if session is not None:
                         touched[id(session)] = session
                         session.aio.add(op.tid)  # whoever waits for it may be asleep
@@ -471,10 +476,7 @@ class Objecter:
             self._queued = queued
         with self._room:
             self._room.notify_all()
-        for session in touched.values():
-            session.flush()
-        if touched:
-            self.driver.wake()
+        self._flush(touched)
 
     def wait_for_room(self) -> None:
         """Waits a moment for queued operations to be admitted; the caller looks again."""
@@ -570,6 +572,27 @@ class Objecter:
         op.target = target
         return target.map is osdmap or target.locate(osdmap)
 
+    def _place_new(self, op: Op) -> Session | None:
+        """:meth:`_place`, behind what waits for the same object. Under the lock."""
+        if self._homeless and self._is_overtaking(op):
+            self._homeless[op.tid] = op
+            if not self._rehome_soon:
+                self.driver.defer(self._rehome)
+                self._rehome_soon = True
+            return None
+        return self._place(op)
+
+    def _is_overtaking(self, op: Op) -> bool:
+        """Whether an earlier request for its object waits. One that the cluster's flags hold back
+        does not count: they would hold back this one as well, or let it pass on purpose."""
+        base = op.base
+        for other in self._homeless.values():
+            if (other.base.oid, other.base.pool) != (base.oid, base.pool) or other.base.nspace != base.nspace:
+                continue
+            if not other.done and not other.paused:
+                return True
+        return False
+
     def _place(self, op: Op) -> Session | None:
         """Gives `op` to the session of its primary, or makes it wait. Under the lock."""
         osdmap = self.osdmap
@@ -586,12 +609,12 @@ class Objecter:
         if osdmap.any_pool_special and osdmap.pools[op.base.pool].flags & FLAG_EIO:
             op.set_error(make_ex(-errno.EIO, f"pool {op.base.pool} is set to fail all requests (eio)"))
             return None
-        op.paused = False
+        op.paused = self._paused(op, osdmap)
         osd = target.primary
         op.replica_of = None
         if op.flags & REPLICA_READS and osd >= 0:
             osd = self._choose_replica(op, osdmap)
-        if osd < 0 or self._paused(op, osdmap) or self._backed_off(op, osd):
+        if osd < 0 or op.paused or self._backed_off(op, osd):
             self._homeless[op.tid] = op
             op.session = None
             if osd < 0:
@@ -625,7 +648,7 @@ class Objecter:
         else:
             osd = self._nearest(osdmap, primary, acting)
         if osd != primary:
-            op.replica_of = _interval(target, osdmap)
+            op.replica_of = osdmap.pg_interval(target.pool, target.seed)
         return osd
 
     def _nearest(self, osdmap: OSDMap, primary: int, acting: tuple[int, ...]) -> int:
@@ -636,6 +659,19 @@ class Objecter:
             if distance is not None and (at is None or distance < at):
                 best, at = osd, distance
         return best
+
+    def interval(self, target: Target) -> object:
+        """The interval of the group that writes of an object go to; None if there is no such pool.
+        An OSD forgets the connections of watches when another begins. Under the lock."""
+        osdmap = self.osdmap
+        pool = osdmap.pools.get(target.pool) if osdmap is not None else None
+        if pool is None or osdmap is None:
+            return None
+        if pool.write_tier >= 0:
+            target = target.in_pool(pool.write_tier)
+        if target.map is not osdmap and not target.locate(osdmap):
+            return None
+        return osdmap.pg_interval(target.pool, target.seed)
 
     @staticmethod
     def _paused(op: Op, osdmap: OSDMap) -> bool:
@@ -677,17 +713,17 @@ class Objecter:
 
         wait = self._retry_at.get(osd, 0.0) - time.monotonic()
         if wait > 0:
-            self.driver.call_later(wait, self._rehome)
+            self._rehome_in(wait)
             return None
         ops: dict[int, Op] = {}
         try:
-            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops.get(tid), length))
-        except (ProtocolError, AuthError) as e:
+            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops, tid, length))
+            session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
+        except (ProtocolError, AuthError, OSError) as e:  # OSError: no file descriptor is left
             _log.warning("osd.%d: %s", osd, e)
             self._failed(osd)
             self._want_map()
             return None
-        session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
         session.ops = ops
         try:
             session.start()
@@ -714,7 +750,25 @@ class Objecter:
         n = self._failures[osd] = self._failures.get(osd, 0) + 1
         delay = min(RECONNECT_DELAY * 2 ** (n - 1), RECONNECT_DELAY_MAX) * random.uniform(0.5, 1.0)
         self._retry_at[osd] = time.monotonic() + delay
-        self.driver.call_later(delay, self._rehome)
+        self._rehome_in(delay)
+
+    def _rehome_in(self, delay: float) -> None:
+        """Tries again what waits, in `delay` seconds or before. One timer serves all operations:
+        with one each, every one that is due would start as many anew. Under the lock."""
+        due = time.monotonic() + delay
+        before = self._rehome_timer
+        if before is not None and self._rehome_due <= due:
+            return
+        # in this order: KeyboardInterrupt may leave one timer too many, but never none
+        self._rehome_timer = self.driver.call_later(delay, self._rehome_is_due)
+        self._rehome_due = due
+        if before is not None:
+            before.cancel()
+
+    def _rehome_is_due(self) -> None:
+        with self.lock:
+            self._rehome_timer = None
+        self._rehome()
 
     def on_ready(self, session: Session, ready: Ready) -> None:
         with self.lock:
@@ -724,52 +778,66 @@ class Objecter:
                 self._retry_at.pop(osd, None)
 
     def on_closed(self, session: Session, error: BaseException) -> None:
+        known = id(session) in self._osd_of
+        refused = known and isinstance(error, AuthError) and not self._auth_failed(error)
+        touched: dict[int, Session] = {}
+        # in one go, or an operation that is submitted meanwhile would overtake those that are sent again
         with self.lock:
             osd = self._osd_of.pop(id(session), None)
             if osd is None:
                 return
-            self._backoffs.pop(id(session), None)
+            held_back = self._backoffs.pop(id(session), None)
             if self._sessions.get(osd) is session:
                 del self._sessions[osd]
             ops = [op for op in session.ops.values() if op.session is session]
             session.ops.clear()
             was_ready = bool(session.conn.features)
-        if self._closed is None:
-            _log.info("osd.%d: connection lost: %s", osd, error)
-        if isinstance(error, AuthError) and not self._auth_failed(error):
+            if self._closed is None:
+                _log.info("osd.%d: connection lost: %s", osd, error)
+            if not refused:
+                if not was_ready or any(op.lost >= MAX_LOST_REQUESTS for op in ops):
+                    self._failed(osd)
+                for op in ops:
+                    op.lost += was_ready
+                    if op.lost == MAX_LOST_REQUESTS:
+                        _log.warning("%r: osd.%d closed the connection %d times without an answer", op, osd, op.lost)
+                self._take_back(ops)
+            if not refused or held_back:  # the OSD's backoffs have ended with the connection
+                self._place_homeless(touched)
+        if refused:
+            assert isinstance(error, AuthError)
             for op in ops:
                 op.set_error(make_ex(-error.errno, str(error)))
-            return
-        with self.lock:
-            if not was_ready or any(op.lost >= MAX_LOST_REQUESTS for op in ops):
-                self._failed(osd)
-        for op in ops:
-            op.lost += was_ready
-            if op.lost == MAX_LOST_REQUESTS:
-                _log.warning("%r: osd.%d closed the connection %d times without an answer", op, osd, op.lost)
         self._want_map()
-        self._resend(ops)
+        self._flush(touched)
         if self.on_rehomed is not None:
             self.driver.defer(self.on_rehomed)
 
-    def _resend(self, ops: Iterable[Op]) -> None:
-        touched: dict[int, Session] = {}
-        with self.lock:
-            for op in sorted(ops, key=lambda o: o.tid):
-                if op.done:
-                    op.run_callbacks()
-                    continue
-                self.resends += 1
-                old = op.session
-                background = old is not None and op.tid in old.aio
-                op.attempt += 1
-                op.receiving = False
-                op.session = None
-                session = self._place(op)
-                if session is not None:
-                    touched[id(session)] = session
-                    if background:
-                        session.aio.add(op.tid)
+    def _take_back(self, ops: Iterable[Op]) -> None:
+        """What was sent, or about to be, has to be sent again: it waits. Under the lock."""
+        for op in ops:
+            if op.done:
+                op.run_callbacks()
+                continue
+            self.resends += 1
+            if op.session is not None:
+                op.session.aio.discard(op.tid)
+            op.attempt += 1
+            op.receiving = False
+            op.session = None
+            self._homeless[op.tid] = op
+
+    def _place_homeless(self, touched: dict[int, Session]) -> None:
+        """Tries again what could not be sent, in the order in which it was submitted. Under the lock."""
+        for op in sorted(self._homeless.values(), key=lambda o: o.tid):
+            if self._homeless.pop(op.tid, None) is None or op.done:
+                continue
+            session = self._place(op)
+            if session is not None:
+                touched[id(session)] = session
+                session.aio.add(op.tid)  # whoever waits for it may be asleep
+
+    def _flush(self, touched: dict[int, Session]) -> None:
         for session in touched.values():
             session.flush()
         if touched:
@@ -779,19 +847,9 @@ class Objecter:
         """Tries again what could not be sent."""
         touched: dict[int, Session] = {}
         with self.lock:
-            waiting = sorted(self._homeless.values(), key=lambda o: o.tid)
-            self._homeless.clear()
-            for op in waiting:
-                if op.done:
-                    continue
-                session = self._place(op)
-                if session is not None:
-                    touched[id(session)] = session
-                    session.aio.add(op.tid)  # whoever waits for it may be asleep
-        for session in touched.values():
-            session.flush()
-        if touched:
-            self.driver.wake()
+            self._rehome_soon = False
+            self._place_homeless(touched)
+        self._flush(touched)
 
     # ------------------------------------------------------------ what OSDs say
 
@@ -826,13 +884,14 @@ class Objecter:
                 session.aio.discard(op.tid)
                 op.session = None
                 op.tid = next(self._tids)  # as a new request, or the same answer would be repeated
+                op.paused = False
                 self._homeless[op.tid] = op
                 from_replica = op.replica_of is not None
                 op.flags &= ~REPLICA_READS
-            if from_replica:
-                self.driver.defer(self._rehome)  # it cannot answer now; the primary can
-            else:
-                self.driver.call_later(RECONNECT_DELAY, self._rehome)
+                if from_replica:
+                    self.driver.defer(self._rehome)  # it cannot answer now; the primary can
+                else:
+                    self._rehome_in(RECONNECT_DELAY)
             return
         if reply.redirected:
             self._redirect(session, op, message)
@@ -876,7 +935,9 @@ class Objecter:
         self.driver.defer(self._rehome)
 
     def _on_backoff(self, session: Session, message: MOSDBackoff) -> None:
-        """The OSD cannot take requests for a group now (doc/dev/osd_internals/backoff.rst)."""
+        """The OSD cannot take requests for a group, or for some objects of it, now
+        (doc/dev/osd_internals/backoff.rst). We hold back the whole group until all of its
+        backoffs have ended: requests that could have gone wait with those that could not."""
         key = (message.pgid.pgid.pool, message.pgid.pgid.seed)
         if message.op == BACKOFF_OP_BLOCK:
             with self.lock:
@@ -884,22 +945,20 @@ class Objecter:
                     return
                 self.backoffs += 1
                 self._backoffs.setdefault(id(session), {}).setdefault(key, set()).add(message.id)
-                held = [op for op in session.ops.values() if (op.target.pool, op.target.seed) == key]
-                for op in held:
-                    session.ops.pop(op.tid, None)
-                    op.session = None
-                    op.attempt += 1
-                    self._homeless[op.tid] = op
-                session.queue.append(_BackoffAck(message, self.osdmap.epoch if self.osdmap else 0))
+                held = [op for op in list(session.ops.values()) if (op.target.pool, op.target.seed) == key]
+                self._take_back([op for op in held if self._take(session, op)])
+                session.queue.append(_BackoffAck(message))
             session.flush()
         elif message.op == BACKOFF_OP_UNBLOCK:
+            touched: dict[int, Session] = {}
             with self.lock:
                 held_back = self._backoffs.get(id(session), {})
                 ids = held_back.get(key, set())
                 ids.discard(message.id)
                 if not ids:
                     held_back.pop(key, None)
-            self._rehome()
+                self._place_homeless(touched)
+            self._flush(touched)
 
     def _backed_off(self, op: Op, osd: int) -> bool:
         if not self._backoffs:
@@ -911,11 +970,10 @@ class Objecter:
 
     def handle_map(self, message: MOSDMap) -> None:
         """Goes through the epochs of a message, and sends again what has a new place."""
+        touched: dict[int, Session] = {}
         with self.lock:
             if self._closed is not None:
                 return
-            moved: list[Op] = []
-            first = self.osdmap is None
             for epoch in sorted({*message.incremental_maps, *message.maps}):
                 current = self.osdmap
                 if current is not None and epoch <= current.epoch:
@@ -933,7 +991,10 @@ class Objecter:
                     _log.warning("osdmap %d cannot be decoded: %s", epoch, e)
                     break
                 self.osdmap = new
-                moved += self._scan(new, skipped)
+                self._take_back(self._scan(new, skipped))
+                self._drop_backoffs(new)
+                if self.on_epoch is not None:
+                    self.on_epoch(new, skipped)
                 own = self._own_addr()
                 if own is not None and own in new.blocklist:
                     self.driver.defer(self._shut_out)
@@ -944,10 +1005,8 @@ class Objecter:
             ready = [e for epoch, e in self._map_waiters if epoch <= osdmap.epoch]
             self._map_waiters = [(epoch, e) for epoch, e in self._map_waiters if epoch > osdmap.epoch]
             self._close_stale(osdmap)
-            changed = bool(self._homeless)
-        self._resend(moved)
-        if changed or first:
-            self._rehome()
+            self._place_homeless(touched)
+        self._flush(touched)
         for event in ready:
             event.set_result(osdmap.epoch)
         if message.newest_map > osdmap.epoch:
@@ -964,14 +1023,21 @@ class Objecter:
                     continue
                 if not self._must_resend(op, osdmap, skipped):
                     continue
-                if op.receiving:
-                    # its answer is just being received into the caller's buffer, to which an answer
-                    # from elsewhere must not be added
+                if self._take(session, op):
+                    moved.append(op)
+                else:
                     session.abort(ProtocolError("the map moved an operation whose answer was coming in"))
-                    continue
-                session.ops.pop(op.tid, None)
-                moved.append(op)
         return moved
+
+    @staticmethod
+    def _take(session: Session, op: Op) -> bool:
+        """Takes `op` from its session, unless its answer is just being received into the caller's
+        buffer, to which an answer from elsewhere must not be added. Under the lock."""
+        session.ops.pop(op.tid, None)  # first, as _sink looks whether it is still there
+        if op.receiving:
+            session.ops[op.tid] = op
+            return False
+        return True
 
     def _must_resend(self, op: Op, osdmap: OSDMap, skipped: bool) -> bool:
         """Objecter::_calc_target: another group, another primary, or the pool's wish."""
@@ -989,7 +1055,7 @@ class Objecter:
             return True
         if skipped:
             return True  # its group may have been elsewhere in between, and the OSD have dropped it
-        if op.replica_of is not None and op.replica_of != _interval(target, osdmap):
+        if op.replica_of is not None and op.replica_of != osdmap.pg_interval(target.pool, target.seed):
             return True  # a replica drops what is from before the interval
         return (
             target.seed != op.sent_seed
@@ -997,6 +1063,19 @@ class Objecter:
             or target.role != op.sent_role
             or target.pg_num != op.sent_pg_num  # a split or merge; perhaps not of this group
         )
+
+    def _drop_backoffs(self, osdmap: OSDMap) -> None:
+        """Those of groups that their OSD does not serve any more. It says when a backoff ends, but
+        not for a group that it drops, as one that was merged into another; which may be made again."""
+        for ident, held_back in self._backoffs.items():
+            for pool, seed in list(held_back):
+                info = osdmap.pools.get(pool)
+                if (
+                    info is None
+                    or seed >= info.pg_num
+                    or osdmap.pg_acting_primary(pool, seed)[0] != self._osd_of.get(ident)
+                ):
+                    del held_back[pool, seed]
 
     def _close_stale(self, osdmap: OSDMap) -> None:
         """Connections to OSDs that are down or have come back elsewhere."""
@@ -1091,7 +1170,7 @@ class Objecter:
             self._homeless.clear()
             self._queued.clear()
             self._map_waiters.clear()
-            for timer in (self._expiry, self._pinger):
+            for timer in (self._expiry, self._pinger, self._rehome_timer):
                 if timer is not None:
                     timer.cancel()
             self._sessions.clear()
@@ -1110,28 +1189,24 @@ def close_session(session: Session, error: BaseException) -> None:
         session.unlead(me)  # closes, as there is an error
 
 
-def _interval(target: Target, osdmap: OSDMap) -> tuple[Any, ...]:
-    """What stays the same during an interval of a group (PastIntervals::is_new_interval)."""
-    pool = osdmap.pools[target.pool]
-    return (osdmap.pg_to_up_acting(target.pool, target.seed), target.seed, pool.size, pool.min_size, pool.pg_num,
-            pool.pg_num_pending)  # fmt: skip
-
-
 class _BackoffAck(NamedTuple):
     message: MOSDBackoff
-    epoch: int
 
     def encode(self, session: Session) -> list[Buffer]:
-        ack = self.message.replace(op=BACKOFF_OP_ACK_BLOCK, map_epoch=self.epoch)
+        ack = self.message.replace(op=BACKOFF_OP_ACK_BLOCK)  # in the OSD's own epoch
         return session.conn.encode_message(0, ack.TYPE, ack.VERSION, ack.COMPAT, PRIO_DEFAULT, ack.to_bytes())
 
 
-def _sink(op: Op | None, length: int) -> memoryview | None:
+def _sink(ops: dict[int, Op], tid: int, length: int) -> memoryview | None:
     """Where the data of a reply goes, for a read into the caller's buffer."""
+    op = ops.get(tid)
     # only the first attempt: a later one could run beside what is left of the first
     if op is None or op.into is None or op.attempt or length > len(op.into):
         return None
     op.receiving = True
+    if ops.get(tid) is not op:  # taken away in this moment, by who did not see that we receive
+        op.receiving = False
+        return None
     return op.into[:length]
 
 

@@ -118,6 +118,7 @@ class Session:
         "driver",
         "followers",
         "last_heard",
+        "last_sent",
         "lead_count",
         "leader",
         "mutex",
@@ -154,6 +155,8 @@ class Session:
         self.watched = False
         self.last_heard = driver.monotonic()
         """When something came, or when the session began."""
+        self.last_sent = 0.0
+        """When the peer last took bytes of those that had to wait for it."""
         self.pinged = 0.0
         """When a keepalive was sent after which nothing has come."""
         self._owner = owner
@@ -303,6 +306,7 @@ class Session:
                     n = sock.sendmsg(iov, (), DONTWAIT | _NOSIGNAL)
             except BlockingIOError:
                 return False
+            self.last_sent = self.driver.monotonic()
             while n:
                 first = backlog[0]
                 if n >= len(first):
@@ -416,7 +420,7 @@ class Session:
                 with self.send_lock:
                     self.conn.send_keepalive(Utime.from_float(time.time()))
                 self.flush()
-        elif now - self.pinged > timeout and not self._backlog:
+        elif now - max(self.pinged, self.last_sent if self._backlog else 0.0) > timeout:
             self.abort(ProtocolError(f"{self.name} was silent for {now - self.last_heard:.0f} s", errno=110))
 
     # ------------------------------------------------------------ the end

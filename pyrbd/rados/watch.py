@@ -1,7 +1,8 @@
 """Watches and notifications (`src/osdc/Objecter.cc` LingerOp, `src/osd/Watch.cc`).
 
-A watch lives on the connection to the primary of its object. When that changes it is
-registered again under the same cookie; the OSD forgets a watcher that has been silent for
+A watch lives on the connection to the primary of its object. When that changes, or another
+interval of the group begins with the same primary, it is registered again under the same cookie:
+until then notifications wait for it. The OSD forgets a watcher that has been silent for
 `osd_client_watch_timeout` (30 s), so each one is pinged.
 """
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from ..denc import Buffer
+    from ..osdmap import OSDMap
     from .client import Client
     from .io import IoContext
     from .ioctx import IoctxBase
@@ -63,6 +65,9 @@ class Watch:
         self.on_message = on_message
         self.on_error = on_error
         self.session: Session | None = None
+        self.interval: object = None
+        self.stale = False
+        """Another interval has begun since it was registered."""
         self.generation = 0
         self.pending: Completion[Any] | None = None
 
@@ -130,6 +135,8 @@ class _Notify:
         self.payload = payload
         self.seconds = seconds
         self.session: Session | None = None
+        self.interval: object = None
+        self.stale = False
 
 
 def answering(on_notify: OnNotify) -> OnMessage:
@@ -273,7 +280,9 @@ class Watches:
         self, io: IoContext, oid: str, on_message: OnMessage, on_error: OnError | None, timeout: int = 0
     ) -> Watch:
         watch = Watch(self, io, oid, on_message, on_error, timeout)
-        self._watches[watch.cookie] = watch
+        with self._client.objecter.lock:
+            watch.interval = self._client.objecter.interval(io._target(oid))
+            self._watches[watch.cookie] = watch
         sent = self._client.driver.monotonic()
         op = ObjectOperation().watch(watch.cookie, WATCH_OP_WATCH, timeout=timeout)
         completion = io.submit(oid, op)
@@ -286,6 +295,8 @@ class Watches:
         watch.session = completion.session
         watch.confirmed = sent
         watch.pending = None
+        if watch.stale:
+            self._client.driver.defer(self.check)
         if self._timer is None:
             self._timer = self._client.driver.call_later(PING_INTERVAL, self._ping)
         return watch
@@ -323,7 +334,7 @@ class Watches:
     def _pinged(self, watch: Watch, c: Completion[Any]) -> None:
         watch.pending = None
         if c.error is None:
-            if watch.session is not c.session:
+            if watch.session is not c.session or watch.stale:
                 self._reconnect(watch)
         elif isinstance(c.error, Error):
             # ETIMEDOUT: the OSD has the watch, but not on this connection
@@ -332,17 +343,28 @@ class Watches:
             else:
                 watch.fail(c.error)
 
+    def note(self, osdmap: OSDMap, skipped: bool) -> None:
+        """A new epoch: notes for which of them another interval begins. Under the objecter's lock."""
+        objecter = self._client.objecter
+        waiting: list[Watch | _Notify] = [*self._watches.values(), *self._notifies.values()]
+        for one in waiting:
+            interval = objecter.interval(one.io._target(one.oid))
+            if interval is not None and (skipped or interval != one.interval):
+                one.interval = interval
+                one.stale = True
+
     def check(self) -> None:
         """A map came or a connection was lost: registers again where that was the watch's."""
         for watch in list(self._watches.values()):
-            if watch.pending is None and watch.session is not None and not watch.session.alive:
+            if watch.pending is None and watch.session is not None and (watch.stale or not watch.session.alive):
                 self._reconnect(watch)
         for notify in list(self._notifies.values()):
-            if notify.session is not None and not notify.session.alive:
+            if notify.session is not None and (notify.stale or not notify.session.alive):
                 self._notify_again(notify)
 
     def _reconnect(self, watch: Watch) -> None:
         watch.generation += 1
+        watch.stale = False
         op = ObjectOperation().watch(watch.cookie, WATCH_OP_RECONNECT, watch.generation, watch.timeout)
         self._send(watch, op, self._reconnected)
 
@@ -350,7 +372,7 @@ class Watches:
         watch.pending = None
         if c.error is None:
             watch.session = c.session
-            if c.session is not None and not c.session.alive:
+            if watch.stale or (c.session is not None and not c.session.alive):
                 self._reconnect(watch)
         elif isinstance(c.error, Error):
             # ENOTCONN: the OSD had already dropped us; somebody may have been told that we did not answer
@@ -389,13 +411,16 @@ class Watches:
             deadline=self._client.driver.monotonic() + seconds + 10,
             on_expire=lambda: TimedOut(f"notification of {oid}: no end of it was heard", errno.ETIMEDOUT),
         )
-        notify = self._notifies[cookie] = _Notify(event, io, oid, cookie, payload, seconds)
+        notify = _Notify(event, io, oid, cookie, payload, seconds)
+        with self._client.objecter.lock:
+            notify.interval = self._client.objecter.interval(io._target(oid))
+            self._notifies[cookie] = notify
         try:
             completion = io.submit(oid, ObjectOperation().notify(cookie, payload, seconds))
             await completion
             notify.session = completion.session
-            if notify.session is not None and not notify.session.alive:
-                self._notify_again(notify)
+            if notify.session is not None and (notify.stale or not notify.session.alive):
+                self._client.driver.defer(self.check)
             complete = await event
         finally:
             del self._notifies[cookie]
@@ -407,12 +432,15 @@ class Watches:
         """The OSD that was to say when all have answered is gone: the next one asks all again."""
         op = ObjectOperation().notify(notify.cookie, notify.payload, notify.seconds)
         notify.session = None
+        notify.stale = False
 
         def sent(c: Completion[Any]) -> None:
             if c.error is not None:
                 notify.event.set_error(c.error)
             else:
                 notify.session = c.session
+                if notify.stale:
+                    self._client.driver.defer(self.check)
 
         try:
             notify.io.submit(notify.oid, op, background=True, throttled=False).add_done_callback(sent)
