@@ -15,6 +15,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
 from itertools import count
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import AuthError, ProtocolError, PyrbdError
@@ -95,10 +96,13 @@ class Client:
         self.driver = driver
         self.state = "configuring"
         self.forked = False
+        self._state_lock = RLock()
+        """So that one of several threads, a finalizer or the end of the process shuts down."""
         self.op_timeout = 0.0
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
         self._global_seq = count(1)
+        self._seq_lock = Lock()
         self._auth_failures: list[float] = []
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
@@ -266,12 +270,14 @@ class Client:
 
     def shutdown(self) -> None:
         """Ends everything; what is in flight fails with ConnectionShutdown. Never hangs."""
-        if self.state == "shutdown":
+        if self.forked:  # the lock may be held by a thread that does not exist here
+            self.state = "shutdown"
             return
-        connected = self.state == "connected"
-        self.state = "shutdown"
-        if self.forked:
+        with self._state_lock:
+            before, self.state = self.state, "shutdown"
+        if before == "shutdown":
             return
+        connected = before == "connected"
         if connected:
             self._teardown(ConnectionShutdown("the client was shut down", errno.ESHUTDOWN))
         self.driver.close()
@@ -306,13 +312,15 @@ class Client:
 
     def connection(self, kind: int, addr: EntityAddr, auth: Authenticator, sink: Sink = no_sink) -> Connection:
         """A new connection to a daemon, not started."""
+        with self._seq_lock:
+            seq = next(self._global_seq)
         return Connection(
             kind,
             addr,
             auth,
             own_nonce=self._nonce,
             global_id=self.mon.global_id if self.mon is not None else 0,
-            global_seq=next(self._global_seq),
+            global_seq=seq,
             sink=sink,
         )
 

@@ -20,7 +20,7 @@ import errno
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import count
 from threading import Condition, Lock, RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,8 +81,12 @@ PING_INTERVAL = 5.0
 PING_TIMEOUT = 15.0
 """An OSD that owes us an answer, and says nothing for so many seconds, is asked whether it is
 there, and has so many more."""
+CLOCK_SLACK = 0.01
+"""Seconds by which a timer of the event loop may come too early."""
 EXPIRY_INTERVAL = 0.1
 """Seconds between looks at operations with a deadline for which no thread waits."""
+MAX_LETTING_GO = 1.0
+"""Seconds that who gives up a read waits for the thread that is receiving into its buffer."""
 MAX_LOST_REQUESTS = 2
 """A request that cost so many connections without an answer is sent more slowly: it may be
 what kills the daemon."""
@@ -190,6 +194,7 @@ class Op(Completion[Any]):
 
     __slots__ = (
         "admitted",
+        "answering",
         "attempt",
         "base",
         "cost",
@@ -257,6 +262,7 @@ class Op(Completion[Any]):
         self.attempt = 0
         self.lost = 0
         self.receiving = False
+        self.answering = False
         self.mtime = (0, 0)
         self.sent_seed = -1
         self.sent_primary = -1
@@ -353,6 +359,9 @@ class Objecter:
         self._own_addr = own_addr
         self.max_ops = 1024
         self.max_bytes = 100 << 20
+        self._claims = RLock()
+        """Guards whose an operation is: the leader's, who is receiving or handling its answer
+        (`Op.receiving`, `Op.answering`), or who holds `lock` and takes it out of its session."""
         self._budget = Lock()
         self._room = Condition(self._budget)
         self._n_admitted = 0
@@ -392,19 +401,22 @@ class Objecter:
                 if self.blocklisted is not None:
                     raise self.blocklisted
                 op.tid = next(self._tids)
+                touched: dict[int, Session] = {}
                 if op.throttled and not self._admit(op):
                     self._queued.append(op)
                     session = None
                 else:
-                    session = self._place(op)
+                    if self._homeless:
+                        touched = self._place_older(op)
+                    session = self._place(op, background)
                 if background and op.deadline is not None:
                     self._watch_deadlines()
             if session is not None:
-                if background:
-                    session.aio.add(op.tid)
-                    if not session.watched:
-                        self.driver.wake()
+                if background and not session.attended():
+                    self.driver.wake()
                 session.flush()
+            if touched:
+                self._flush(touched)
         except BaseException:
             op.abandon()
             raise
@@ -443,10 +455,9 @@ class Objecter:
                 if not op.done:
                     if not self._admit(op):
                         break
-                    session = self._place(op)
+                    session = self._place(op, True)  # whoever waits for it may be asleep
                     if session is not None:
                         touched[id(session)] = session
-                        session.aio.add(op.tid)  # whoever waits for it may be asleep
                 queued.popleft()
             queued.extend(self._queued)
             self._queued = queued
@@ -476,11 +487,13 @@ class Objecter:
         """No thread is going to wait for `op`: the background thread sees to it."""
         with self.lock:
             session = op.session
-            if session is None or op.done:
+            if session is None:
                 return
             session.aio.add(op.tid)
-            watched = session.watched
-        if not watched:
+            if op.done:  # and nobody else would take it out again
+                session.aio.discard(op.tid)
+                return
+        if not session.attended():
             self.driver.wake()
 
     def _unfinished(self) -> list[Op]:
@@ -551,8 +564,9 @@ class Objecter:
         op.target = target
         return target.map is osdmap or target.locate(osdmap)
 
-    def _place(self, op: Op) -> Session | None:
-        """Gives `op` to the session of its primary, or makes it wait. Under the lock."""
+    def _place(self, op: Op, background: bool = False) -> Session | None:
+        """Gives `op` to the session of its primary, or makes it wait. `background`: no thread
+        waits for it, or none that is awake. Under the lock."""
         osdmap = self.osdmap
         target = op.target
         if osdmap is None:
@@ -587,8 +601,17 @@ class Objecter:
         op.sent_pg_num = target.pg_num
         op.session = session
         session.ops[op.tid] = op
+        if background:  # before anybody can send it: the answer takes it out again
+            session.aio.add(op.tid)
         session.queue.append(op)
         return session
+
+    def _place_older(self, op: Op) -> dict[int, Session]:
+        """Places what waits to be sent to the same object, so that `op` does not overtake it: its
+        reason to wait may be over, and who looks after it may come later. Under the lock."""
+        named = op.base.named
+        older = [o for o in self._homeless.values() if o.base.named == named and o.tid < op.tid]
+        return self._place_again(older) if older else {}
 
     @staticmethod
     def _paused(op: Op, osdmap: OSDMap) -> bool:
@@ -628,13 +651,13 @@ class Objecter:
         """A new connection to an OSD, or None while it should be let alone for a moment."""
         from .session import Session
 
-        wait = self._retry_at.get(osd, 0.0) - time.monotonic()
-        if wait > 0:
-            self.driver.call_later(wait, self._rehome)
+        if osd in self._retry_at:
+            # until _rehome takes it out, and not just until the time has come: what comes at that
+            # moment would overtake what waits
             return None
         ops: dict[int, Op] = {}
         try:
-            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops.get(tid), length))
+            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops, self._claims, tid, length))
         except (ProtocolError, AuthError) as e:
             _log.warning("osd.%d: %s", osd, e)
             self._failed(osd)
@@ -687,60 +710,66 @@ class Objecter:
             ops = [op for op in session.ops.values() if op.session is session]
             session.ops.clear()
             was_ready = bool(session.conn.features)
-        if self._closed is None:
-            _log.info("osd.%d: connection lost: %s", osd, error)
-        if isinstance(error, AuthError) and not self._auth_failed(error):
-            for op in ops:
-                op.set_error(make_ex(-error.errno, str(error)))
-            return
-        with self.lock:
-            if not was_ready or any(op.lost >= MAX_LOST_REQUESTS for op in ops):
-                self._failed(osd)
+            if self._closed is None:
+                _log.info("osd.%d: connection lost: %s", osd, error)
+            refused = isinstance(error, AuthError) and not self._auth_failed(error)
+            touched: dict[int, Session] = {}
+            if not refused:
+                if not was_ready or any(op.lost >= MAX_LOST_REQUESTS for op in ops):
+                    self._failed(osd)
+                for op in ops:
+                    op.lost += was_ready
+                    if op.lost == MAX_LOST_REQUESTS:
+                        _log.warning("%r: osd.%d closed the connection %d times without an answer", op, osd, op.lost)
+                # before anybody else may begin an operation, which would overtake these
+                touched = self._place_again((), ops)
         for op in ops:
-            op.lost += was_ready
-            if op.lost == MAX_LOST_REQUESTS:
-                _log.warning("%r: osd.%d closed the connection %d times without an answer", op, osd, op.lost)
+            if refused:
+                op.set_error(make_ex(-getattr(error, "errno", errno.EACCES), str(error)))
+            elif op.done:
+                op.run_callbacks()
+        if refused:
+            return
         self._want_map()
-        self._resend(ops)
+        self._flush(touched)
         if self.on_rehomed is not None:
             self.driver.defer(self.on_rehomed)
 
-    def _resend(self, ops: Iterable[Op]) -> None:
+    def _place_again(self, waiting: Iterable[Op], sent: Collection[Op] = ()) -> dict[int, Session]:
+        """Places operations that could not be sent yet, and some that were, in the order of their
+        tids; gives the sessions to flush. Under the lock, which must not have been released since
+        they lost their places."""
         touched: dict[int, Session] = {}
-        with self.lock:
-            for op in sorted(ops, key=lambda o: o.tid):
-                if op.done:
-                    op.run_callbacks()
-                    continue
+        again = {op.tid for op in sent}
+        for op in sorted([*waiting, *sent], key=lambda o: o.tid):
+            self._homeless.pop(op.tid, None)
+            if op.done:
+                continue
+            background = True  # whoever waits for it may be asleep
+            if op.tid in again:
                 self.resends += 1
                 old = op.session
                 background = old is not None and op.tid in old.aio
+                if old is not None:
+                    old.aio.discard(op.tid)
                 op.attempt += 1
-                op.receiving = False
+                op.answering = op.receiving = False
                 op.session = None
-                session = self._place(op)
-                if session is not None:
-                    touched[id(session)] = session
-                    if background:
-                        session.aio.add(op.tid)
-        for session in touched.values():
-            session.flush()
-        if touched:
-            self.driver.wake()
+            session = self._place(op, background)
+            if session is not None:
+                touched[id(session)] = session
+        return touched
 
     def _rehome(self) -> None:
         """Tries again what could not be sent."""
-        touched: dict[int, Session] = {}
         with self.lock:
-            waiting = sorted(self._homeless.values(), key=lambda o: o.tid)
-            self._homeless.clear()
-            for op in waiting:
-                if op.done:
-                    continue
-                session = self._place(op)
-                if session is not None:
-                    touched[id(session)] = session
-                    session.aio.add(op.tid)  # whoever waits for it may be asleep
+            now = time.monotonic() + CLOCK_SLACK
+            for osd in [osd for osd, at in self._retry_at.items() if at <= now]:
+                del self._retry_at[osd]
+            touched = self._place_again(self._homeless.values())
+        self._flush(touched)
+
+    def _flush(self, touched: dict[int, Session]) -> None:
         for session in touched.values():
             session.flush()
         if touched:
@@ -767,17 +796,25 @@ class Objecter:
             _log.debug("[%s] message of type %d is not for clients", session.name, header.type)
 
     def _on_reply(self, session: Session, message: Message) -> None:
-        op: Op | None = session.ops.get(message.header.tid)
-        if op is None:
-            return
+        tid = message.header.tid
         reply = decode_reply(message.front, message.header.version)
-        if reply.attempt >= 0 and reply.attempt != op.attempt:
-            return  # of an earlier attempt
+        with self._claims:
+            op: Op | None = session.ops.get(tid)
+            if op is None:
+                return
+            if op.done:  # of one that was given up while it was sent again
+                session.ops.pop(tid, None)
+                session.aio.discard(tid)
+                return
+            if reply.attempt >= 0 and reply.attempt != op.attempt:
+                return  # of an earlier attempt
+            op.answering = True
         if reply.result == -errno.EAGAIN:
             with self.lock:
                 session.ops.pop(op.tid, None)
                 session.aio.discard(op.tid)
                 op.session = None
+                op.answering = op.receiving = False
                 op.tid = next(self._tids)  # as a new request, or the same answer would be repeated
                 self._homeless[op.tid] = op
             self.driver.call_later(RECONNECT_DELAY, self._rehome)
@@ -818,6 +855,7 @@ class Objecter:
             _log.debug("%r is redirected to %s", op, op.redirect)
             op.flags |= FLAG_REDIRECTED | FLAG_IGNORE_CACHE | FLAG_IGNORE_OVERLAY
             op.session = None
+            op.answering = op.receiving = False
             op.attempt = 0
             op.tid = next(self._tids)
             self._homeless[op.tid] = op
@@ -832,11 +870,14 @@ class Objecter:
                     return
                 self.backoffs += 1
                 self._backoffs.setdefault(id(session), {}).setdefault(key, set()).add(message.id)
-                held = [op for op in session.ops.values() if (op.target.pool, op.target.seed) == key]
+                # a copy: answers are taken out meanwhile
+                held = [op for op in list(session.ops.values()) if (op.target.pool, op.target.seed) == key]
                 for op in held:
-                    session.ops.pop(op.tid, None)
+                    if not self._take(session, op):
+                        continue
                     op.session = None
                     op.attempt += 1
+                    session.aio.discard(op.tid)
                     self._homeless[op.tid] = op
                 session.queue.append(_BackoffAck(message, self.osdmap.epoch if self.osdmap else 0))
             session.flush()
@@ -863,7 +904,6 @@ class Objecter:
             if self._closed is not None:
                 return
             moved: list[Op] = []
-            first = self.osdmap is None
             for epoch in sorted({*message.incremental_maps, *message.maps}):
                 current = self.osdmap
                 if current is not None and epoch <= current.epoch:
@@ -892,10 +932,9 @@ class Objecter:
             ready = [e for epoch, e in self._map_waiters if epoch <= osdmap.epoch]
             self._map_waiters = [(epoch, e) for epoch, e in self._map_waiters if epoch > osdmap.epoch]
             self._close_stale(osdmap)
-            changed = bool(self._homeless)
-        self._resend(moved)
-        if changed or first:
-            self._rehome()
+            # before anybody else may begin an operation, which would overtake these
+            touched = self._place_again(self._homeless.values(), moved)
+        self._flush(touched)
         for event in ready:
             event.set_result(osdmap.epoch)
         if message.newest_map > osdmap.epoch:
@@ -912,14 +951,22 @@ class Objecter:
                     continue
                 if not self._must_resend(op, osdmap, skipped):
                     continue
-                if op.receiving:
+                if self._take(session, op):
+                    moved.append(op)
+                elif op.receiving and not op.answering:
                     # its answer is just being received into the caller's buffer, to which an answer
                     # from elsewhere must not be added
                     session.abort(ProtocolError("the map moved an operation whose answer was coming in"))
-                    continue
-                session.ops.pop(op.tid, None)
-                moved.append(op)
         return moved
+
+    def _take(self, session: Session, op: Op) -> bool:
+        """Takes `op` out of its session to send it elsewhere; False when its answer is there
+        already, or coming into the caller's buffer. Under the lock."""
+        with self._claims:
+            if op.done or op.receiving or op.answering:
+                return False
+            session.ops.pop(op.tid, None)
+        return True
 
     def _must_resend(self, op: Op, osdmap: OSDMap, skipped: bool) -> bool:
         """Objecter::_calc_target: another group, another primary, or the pool's wish."""
@@ -995,7 +1042,22 @@ class Objecter:
                 if op.receiving and not op.done:
                     session.abort(ProtocolError("gave up an operation whose answer was coming in"))
             self._homeless.pop(op.tid, None)
+        if session is not None and op.into is not None and self.driver.blocking:
+            self._wait_for_buffer(session, op)
         op.set_error(error)
+
+    @staticmethod
+    def _wait_for_buffer(session: Session, op: Op) -> None:
+        """Another thread may be receiving into the buffer of an operation that is given up, which
+        its owner uses again afterwards. It stops as soon as it sees that the session is aborted."""
+        end = time.monotonic() + MAX_LETTING_GO
+        while (
+            (op.receiving or op.answering)
+            and not op.done
+            and session.leader not in (None, op)
+            and time.monotonic() < end
+        ):
+            time.sleep(0.0005)
 
     def describe(self, op: Op) -> str:
         """Where `op` is stuck, for an error message."""
@@ -1019,6 +1081,7 @@ class Objecter:
         """In a child after fork: everything in flight is the parent's. The lock may be held
         by a thread that does not exist here."""
         self.lock = RLock()
+        self._claims = RLock()
         self._budget = Lock()
         self._room = Condition(self._budget)
         self._closed = error
@@ -1064,12 +1127,16 @@ class _BackoffAck(NamedTuple):
         return session.conn.encode_message(0, ack.TYPE, ack.VERSION, ack.COMPAT, PRIO_DEFAULT, ack.to_bytes())
 
 
-def _sink(op: Op | None, length: int) -> memoryview | None:
+def _sink(ops: dict[int, Op], claims: RLock, tid: int, length: int) -> memoryview | None:
     """Where the data of a reply goes, for a read into the caller's buffer."""
     # only the first attempt: a later one could run beside what is left of the first
-    if op is None or op.into is None or op.attempt or length > len(op.into):
+    op = ops.get(tid)
+    if op is None or op.into is None or length > len(op.into):
         return None
-    op.receiving = True
+    with claims:
+        if op.attempt or op.done or ops.get(tid) is not op:
+            return None
+        op.receiving = True
     return op.into[:length]
 
 
