@@ -15,7 +15,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
 from itertools import count
-from threading import Lock, RLock
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import AuthError, ProtocolError, PyrbdError
@@ -96,8 +96,8 @@ class Client:
         self.driver = driver
         self.state = "configuring"
         self.forked = False
-        self._state_lock = RLock()
-        """So that one of several threads, a finalizer or the end of the process shuts down."""
+        self._ended = False
+        """Whether a shutdown has come to its end."""
         self.op_timeout = 0.0
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
@@ -273,14 +273,14 @@ class Client:
         if self.forked:  # the lock may be held by a thread that does not exist here
             self.state = "shutdown"
             return
-        with self._state_lock:
-            before, self.state = self.state, "shutdown"
-        if before == "shutdown":
+        if self._ended:
             return
-        connected = before == "connected"
-        if connected:
-            self._teardown(ConnectionShutdown("the client was shut down", errno.ESHUTDOWN))
+        self.state = "shutdown"
+        # All of it may be done twice: by several threads at once, or again after an interrupt.
+        self._teardown(ConnectionShutdown("the client was shut down", errno.ESHUTDOWN))
         self.driver.close()
+        self._ended = True
+        _clients.discard(self)
 
     def _teardown(self, error: Error) -> None:
         self.watches.close(error)
@@ -288,7 +288,8 @@ class Client:
         self.objecter.close(error)
         if self.mon is not None:
             self.mon.close(error)
-        _clients.discard(self)
+        if self.state != "shutdown":
+            _clients.discard(self)
 
     # ------------------------------------------------------------ for the objecter
 

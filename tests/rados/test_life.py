@@ -238,7 +238,7 @@ from pyrbd import rados
 conf, name = sys.argv[1:]
 class Over(Exception): pass
 rng = random.Random(3)
-for n in range(60):
+for n in range(12):
     cluster = rados.Rados(conffile=conf); cluster.connect()
     io = cluster.open_ioctx("rbd"); io.write_full(name, b"x" * 5000)
     def over(*args):
