@@ -174,13 +174,12 @@ class Finisher:
         get = self._calls.get
         while True:
             call = get()
-            if call is None:
+            while call is None:  # the end, unless calls came after it was said
                 with self._lock:
                     if self._calls.empty():
                         self._ended = True
                         return
-                    self._calls.put(None)
-                continue
+                    call = get()
             fn, arguments, done = call
             del call
             try:

@@ -419,6 +419,32 @@ print("leaving")
     assert "Traceback" not in done.stderr
 
 
+def test_several_threads_shut_down_at_once(conf: str, name: str) -> None:
+    """Also a callback; each returns, and no thread is left."""
+    before = set(threading.enumerate())
+    cluster = rados.Rados(conffile=conf)
+    cluster.connect()
+    io = cluster.open_ioctx("rbd")
+    called = threading.Event()
+
+    def end(completion: rados.Completion) -> None:
+        cluster.shutdown()
+        called.set()
+
+    io.aio_write_full(name, b"x", end)
+    threads = [threading.Thread(target=cluster.shutdown) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert called.wait(10)
+    end_of_wait = time.monotonic() + 5
+    while set(threading.enumerate()) - before and time.monotonic() < end_of_wait:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
+
+
 def test_shutdown_with_operations_in_flight(conf: str, name: str, ceph_cli: Callable[..., bytes]) -> None:
     before = set(threading.enumerate())
     sockets = len(os.listdir("/proc/self/fd"))
