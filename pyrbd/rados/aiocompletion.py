@@ -179,7 +179,10 @@ class Finisher:
                     if self._calls.empty():
                         self._ended = True
                         return
-                    call = get()
+                    try:
+                        call = self._calls.get_nowait()
+                    except queue.Empty:  # another late caller was faster
+                        continue
             fn, arguments, done = call
             del call
             try:
