@@ -23,6 +23,7 @@ CLIENT_IDENT; nothing of what the peer says is used before its signature has bee
 import hashlib
 import hmac
 import struct as _struct
+from collections import deque
 from enum import Enum
 from typing import Annotated, NamedTuple
 
@@ -245,7 +246,8 @@ class Connection:
         self._own_nonce = own_nonce
         self._global_seq = global_seq
         self._out_seq = 0
-        self._out: list[Buffer] = []
+        # appended to by who receives, taken by who sends: each is one operation of the deque
+        self._out: deque[Buffer] = deque()
         self._sent_log = bytearray()
         self._result: AuthResult | None = None
         self._expected_signature = b""
@@ -275,9 +277,9 @@ class Connection:
 
     def data_to_send(self) -> list[Buffer]:
         """Takes what the connection itself wants to send."""
-        out = self._out
-        if out:
-            self._out = []
+        out: list[Buffer] = []
+        while self._out:
+            out.append(self._out.popleft())
         return out
 
     def received(self, n: int) -> list[Event]:
@@ -345,8 +347,7 @@ class Connection:
             self._sent_log += data
 
     def _send_struct(self, tag: Tag, value: Struct) -> None:
-        for b in encode_frame(tag, value.to_bytes()):
-            self._send(b)
+        self._send(b"".join(encode_frame(tag, value.to_bytes())))
 
     # ------------------------------------------------------------ the handshake
 
@@ -456,8 +457,7 @@ class Connection:
         else:
             signature = self._expected_signature = bytes(32)
         self.state = State.SIGNATURE
-        for b in encode_frame(Tag.AUTH_SIGNATURE, signature):
-            self._send(b)
+        self._send(b"".join(encode_frame(Tag.AUTH_SIGNATURE, signature)))
         self._send_ident()
 
     def _send_ident(self) -> None:

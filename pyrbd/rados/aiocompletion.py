@@ -144,14 +144,21 @@ class Finisher:
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Guards the thread's start and end. Reentrant: a finalizer may shut a client down."""
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._ended = False
 
     def call(self, fn: Callable[..., object], arguments: tuple[Any, ...], done: _thread.LockType | None) -> None:
         """Has `fn(arguments)` called; releases `done` when nothing refers to the call any more."""
-        self._calls.put((fn, arguments, done))
-        if self._thread is None:
+        with self._lock:
+            self._calls.put((fn, arguments, done))
+            ended = self._ended
+        if ended:  # an answer that was handled while the client was shut down
+            self._calls.put(None)
+            self._run()
+        elif self._thread is None:
             self.start()
 
     def start(self) -> None:
@@ -167,8 +174,15 @@ class Finisher:
         get = self._calls.get
         while True:
             call = get()
-            if call is None:
-                return
+            while call is None:  # the end, unless calls came after it was said
+                with self._lock:
+                    if self._calls.empty():
+                        self._ended = True
+                        return
+                    try:
+                        call = self._calls.get_nowait()
+                    except queue.Empty:  # another late caller was faster
+                        continue
             fn, arguments, done = call
             del call
             try:

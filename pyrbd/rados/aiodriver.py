@@ -44,6 +44,7 @@ class AsyncioDriver:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = asyncio.get_running_loop()
+        self._thread = _thread.get_ident()
         self._sessions: dict[int, Session] = {}
         self._writers: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,8 +112,12 @@ class AsyncioDriver:
         session.flush()
 
     def defer(self, fn: Callable[..., object], *args: Any) -> None:
-        if not self.loop.is_closed():
+        if self.loop.is_closed():
+            return
+        if _thread.get_ident() == self._thread:
             self.loop.call_soon(self._call, fn, args)
+        else:  # a finalizer runs in any thread
+            self.loop.call_soon_threadsafe(self._call, fn, args)
 
     @staticmethod
     def _call(fn: Callable[..., object], args: tuple[Any, ...]) -> None:

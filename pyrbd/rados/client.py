@@ -15,6 +15,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
 from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import AuthError, ProtocolError, PyrbdError
@@ -99,10 +100,13 @@ class Client:
         self.driver = driver
         self.state = "configuring"
         self.forked = False
+        self._ended = False
+        """Whether a shutdown has come to its end."""
         self.op_timeout = 0.0
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
         self._global_seq = count(1)
+        self._seq_lock = Lock()
         self._auth_failures: list[float] = []
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
@@ -274,15 +278,17 @@ class Client:
 
     def shutdown(self) -> None:
         """Ends everything; what is in flight fails with ConnectionShutdown. Never hangs."""
-        if self.state == "shutdown":
+        if self.forked:  # the lock may be held by a thread that does not exist here
+            self.state = "shutdown"
             return
-        connected = self.state == "connected"
+        if self._ended:
+            return
         self.state = "shutdown"
-        if self.forked:
-            return
-        if connected:
-            self._teardown(ConnectionShutdown("the client was shut down", errno.ESHUTDOWN))
+        # All of it may be done twice: by several threads at once, or again after an interrupt.
+        self._teardown(ConnectionShutdown("the client was shut down", errno.ESHUTDOWN))
         self.driver.close()
+        self._ended = True
+        _clients.discard(self)
 
     def _teardown(self, error: Error) -> None:
         self.watches.close(error)
@@ -290,7 +296,8 @@ class Client:
         self.objecter.close(error)
         if self.mon is not None:
             self.mon.close(error)
-        _clients.discard(self)
+        if self.state != "shutdown":
+            _clients.discard(self)
 
     # ------------------------------------------------------------ for the objecter
 
@@ -314,13 +321,15 @@ class Client:
 
     def connection(self, kind: int, addr: EntityAddr, auth: Authenticator, sink: Sink = no_sink) -> Connection:
         """A new connection to a daemon, not started."""
+        with self._seq_lock:
+            seq = next(self._global_seq)
         return Connection(
             kind,
             addr,
             auth,
             own_nonce=self._nonce,
             global_id=self.mon.global_id if self.mon is not None else 0,
-            global_seq=next(self._global_seq),
+            global_seq=seq,
             features=features_for_commands() if kind == ENTITY_TYPE_MON else FEATURES_SUPPORTED,
             sink=sink,
         )

@@ -22,7 +22,9 @@ T = TypeVar("T")
 _log = Log("completion")
 
 _once = Lock()
-"""Held for a moment by who finishes a completion, so that only one does."""
+"""Held for a moment by who finishes a completion, so that only one does, and by who wants to
+be told, so that none is overlooked. Nothing is called under it: a signal's handler or a
+finalizer, which run between two calls, may finish completions as well."""
 
 
 class Suspender(Protocol):
@@ -71,7 +73,8 @@ class Completion(Generic[T]):
                 return
             self._result = result
             self.done = True
-        self._finish()
+            waiter = self.waiter
+        self._finish(waiter)
 
     def set_error(self, error: BaseException) -> None:
         with _once:
@@ -79,10 +82,10 @@ class Completion(Generic[T]):
                 return
             self._error = error
             self.done = True
-        self._finish()
+            waiter = self.waiter
+        self._finish(waiter)
 
-    def _finish(self) -> None:
-        waiter = self.waiter
+    def _finish(self, waiter: _thread.LockType | None) -> None:
         if waiter is not None:
             release(waiter)
         if self._callbacks:
@@ -102,9 +105,17 @@ class Completion(Generic[T]):
 
     def add_done_callback(self, fn: Callable[[Completion[T]], object]) -> None:
         """`fn(completion)` is called when it is done, or now if it already is."""
-        self._callbacks.append(fn)
-        if self.done:
+        more = [fn]
+        with _once:
+            self._callbacks += more
+            done = self.done
+        if done:
             self.run_callbacks()
+
+    def wake_by(self, waiter: _thread.LockType) -> None:
+        """`waiter`, a held lock, is released when it is done; look at `done` afterwards."""
+        with _once:
+            self.waiter = waiter
 
     @property
     def error(self) -> BaseException | None:

@@ -95,7 +95,11 @@ class ThreadDriver:
         self._deferred: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_seq = count()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        """Guards sessions, timers, and the start of the thread. Reentrant, because a finalizer may
+        run at any allocation and shut a client down."""
+        self._wake_lock = threading.Lock()
+        """Guards `_woken`; nothing is called under it."""
         self._stopping = False
         self._woken = False
         self._rx, self._tx = socket.socketpair()
@@ -172,11 +176,9 @@ class ThreadDriver:
         if lock is None:
             lock = _thread.allocate_lock()
             lock.acquire()
-            op.waiter = lock
-        if session is not None:
-            session.followers.append(op)
-            if session.leader is None:  # it left before we were in the list
-                return
+            op.wake_by(lock)
+        if session is not None and not session.follow(op):
+            return
         if op.done:
             return
         timeout = IDLE_TICK
@@ -224,8 +226,11 @@ class ThreadDriver:
         """Makes the background thread look again at what there is to do."""
         if self._thread is None:
             self._start()
-        if not self._woken:
-            self._woken = True
+        # The lock orders this against the thread's own look: either it sees all that was done
+        # before this call, or we see that it has begun to look, and wake it again.
+        with self._wake_lock:
+            woken, self._woken = self._woken, True
+        if not woken:
             try:
                 self._tx.send(b"\0")
             except OSError:
@@ -242,7 +247,8 @@ class ThreadDriver:
     def close(self) -> None:
         """Ends the background thread; sessions must have been closed. Never hangs."""
         self._stopping = True
-        self._woken = False
+        with self._wake_lock:
+            self._woken = False
         self.wake()
         thread = self._thread
         if thread is not None and thread is not threading.current_thread() and os.getpid() == self.pid:
@@ -285,7 +291,10 @@ class ThreadDriver:
 
     def _run_deferred(self) -> None:
         while self._deferred:
-            fn, args = self._deferred.popleft()
+            try:
+                fn, args = self._deferred.popleft()
+            except IndexError:
+                return
             try:
                 fn(*args)
             except Exception:
@@ -308,7 +317,8 @@ class ThreadDriver:
                     _log.exception("timer")
 
     def _turn(self, me: object) -> None:
-        self._woken = False
+        with self._wake_lock:
+            self._woken = False
         self._run_deferred()
         timeout = self._run_timers()
         if self._deferred:
@@ -326,7 +336,8 @@ class ThreadDriver:
         poller.add(self._rx.fileno(), True, False)
         for s in sessions:
             # set before it is asked for: who adds work after the question sees False and wakes us
-            s.watched = False
+            with s.mutex:
+                s.watched = False
             if not s.alive:
                 if s.lead(me):
                     try:

@@ -394,7 +394,7 @@ class MonClient:
             deadline=deadline,
             on_expire=lambda: TimedOut(f"the monitors did not say their {what} version in time", errno.ETIMEDOUT),
         )
-        handle = next(self._tids)
+        handle = self._new_tid()
         self._ask(self._versions, handle, 0, _Pending(event, MMonGetVersion(handle, what), b""))
         return event
 
@@ -424,7 +424,7 @@ class MonClient:
         return self._request(MGetPoolStats(fsid=fsid, pools=(pool,)), f"the statistics of pool {pool!r}", deadline)
 
     def _request(self, front: MessageFront, what: str, deadline: float | None, data: Buffer = b"") -> Event[Any]:
-        tid = next(self._tids)
+        tid = self._new_tid()
 
         def expired() -> Error:
             self._pending.pop(tid, None)
@@ -433,6 +433,11 @@ class MonClient:
         event: Event[Any] = Event(self.driver, deadline=deadline, on_expire=expired)
         self._ask(self._pending, tid, tid, _Pending(event, front, data))
         return event
+
+    def _new_tid(self) -> int:
+        with self.lock:
+            tid = next(self._tids)
+        return tid  # noqa: RET504  (a return from the call would leave the lock's protection)
 
     def _ask(self, table: dict[int, _Pending], handle: int, tid: int, pending: _Pending) -> None:
         with self.lock:

@@ -88,6 +88,8 @@ PING_TIMEOUT = 15.0
 there, and has so many more."""
 EXPIRY_INTERVAL = 0.1
 """Seconds between looks at operations with a deadline for which no thread waits."""
+MAX_LETTING_GO = 1.0
+"""Seconds that who gives up a read waits for the thread that is receiving into its buffer."""
 REPLICA_READS = FLAG_BALANCE_READS | FLAG_LOCALIZE_READS
 _PRIMARY_ONLY = FLAG_WRITE | FLAG_EXEC | FLAG_PGOP | FLAG_RWORDERED
 """What only the primary does: the OSD alone knows whether a class method writes, and a replica
@@ -202,6 +204,7 @@ class Op(Completion[Any]):
 
     __slots__ = (
         "admitted",
+        "answering",
         "attempt",
         "base",
         "cost",
@@ -270,6 +273,7 @@ class Op(Completion[Any]):
         self.attempt = 0
         self.lost = 0
         self.receiving = False
+        self.answering = False
         self.mtime = (0, 0)
         self.sent_seed = -1
         self.sent_primary = -1
@@ -372,6 +376,9 @@ class Objecter:
         """Of every read: with what `rados_replica_read_policy` adds."""
         self.max_ops = 1024
         self.max_bytes = 100 << 20
+        self._claims = RLock()
+        """Guards whose an operation is: the leader's, who is receiving or handling its answer
+        (`Op.receiving`, `Op.answering`), or who holds `lock` and takes it out of its session."""
         self._budget = Lock()
         self._room = Condition(self._budget)
         self._n_admitted = 0
@@ -420,14 +427,12 @@ class Objecter:
                     self._queued.append(op)
                     session = None
                 else:
-                    session = self._place_new(op)
+                    session = self._place_new(op, background)
                 if background and op.deadline is not None:
                     self._watch_deadlines()
             if session is not None:
-                if background:
-                    session.aio.add(op.tid)
-                    if not session.watched:
-                        self.driver.wake()
+                if background and not session.attended():
+                    self.driver.wake()
                 session.flush()
         except BaseException:
             op.abandon()
@@ -467,10 +472,9 @@ class Objecter:
                 if not op.done:
                     if not self._admit(op):
                         break
-                    session = self._place_new(op)
+                    session = self._place_new(op, True)  # whoever waits for it may be asleep
                     if session is not None:
                         touched[id(session)] = session
-                        session.aio.add(op.tid)  # whoever waits for it may be asleep
                 queued.popleft()
             queued.extend(self._queued)
             self._queued = queued
@@ -497,11 +501,13 @@ class Objecter:
         """No thread is going to wait for `op`: the background thread sees to it."""
         with self.lock:
             session = op.session
-            if session is None or op.done:
+            if session is None:
                 return
             session.aio.add(op.tid)
-            watched = session.watched
-        if not watched:
+            if op.done:  # and nobody else would take it out again
+                session.aio.discard(op.tid)
+                return
+        if not session.attended():
             self.driver.wake()
 
     def _unfinished(self) -> list[Op]:
@@ -572,7 +578,7 @@ class Objecter:
         op.target = target
         return target.map is osdmap or target.locate(osdmap)
 
-    def _place_new(self, op: Op) -> Session | None:
+    def _place_new(self, op: Op, background: bool) -> Session | None:
         """:meth:`_place`, behind what waits for the same object. Under the lock."""
         if self._homeless and self._is_overtaking(op):
             self._homeless[op.tid] = op
@@ -580,7 +586,7 @@ class Objecter:
                 self.driver.defer(self._rehome)
                 self._rehome_soon = True
             return None
-        return self._place(op)
+        return self._place(op, background)
 
     def _is_overtaking(self, op: Op) -> bool:
         """Whether an earlier request for its object waits. One that the cluster's flags hold back
@@ -593,8 +599,9 @@ class Objecter:
                 return True
         return False
 
-    def _place(self, op: Op) -> Session | None:
-        """Gives `op` to the session of its primary, or makes it wait. Under the lock."""
+    def _place(self, op: Op, background: bool = False) -> Session | None:
+        """Gives `op` to the session of its primary, or makes it wait. `background`: no thread
+        waits for it, or none that is awake. Under the lock."""
         osdmap = self.osdmap
         target = op.target
         if osdmap is None:
@@ -633,6 +640,8 @@ class Objecter:
         op.sent_pg_num = target.pg_num
         op.session = session
         session.ops[op.tid] = op
+        if background:  # before anybody can send it: the answer takes it out again
+            session.aio.add(op.tid)
         session.queue.append(op)
         return session
 
@@ -717,7 +726,7 @@ class Objecter:
             return None
         ops: dict[int, Op] = {}
         try:
-            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops, tid, length))
+            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops, self._claims, tid, length))
             session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
         except (ProtocolError, AuthError, OSError) as e:  # OSError: no file descriptor is left
             _log.warning("osd.%d: %s", osd, e)
@@ -823,7 +832,7 @@ class Objecter:
             if op.session is not None:
                 op.session.aio.discard(op.tid)
             op.attempt += 1
-            op.receiving = False
+            op.answering = op.receiving = False
             op.session = None
             self._homeless[op.tid] = op
 
@@ -832,10 +841,9 @@ class Objecter:
         for op in sorted(self._homeless.values(), key=lambda o: o.tid):
             if self._homeless.pop(op.tid, None) is None or op.done:
                 continue
-            session = self._place(op)
+            session = self._place(op, True)  # whoever waits for it may be asleep
             if session is not None:
                 touched[id(session)] = session
-                session.aio.add(op.tid)  # whoever waits for it may be asleep
 
     def _flush(self, touched: dict[int, Session]) -> None:
         for session in touched.values():
@@ -872,17 +880,25 @@ class Objecter:
             _log.debug("[%s] message of type %d is not for clients", session.name, header.type)
 
     def _on_reply(self, session: Session, message: Message) -> None:
-        op: Op | None = session.ops.get(message.header.tid)
-        if op is None:
-            return
+        tid = message.header.tid
         reply = decode_reply(message.front, message.header.version)
-        if reply.attempt >= 0 and reply.attempt != op.attempt:
-            return  # of an earlier attempt
+        with self._claims:
+            op: Op | None = session.ops.get(tid)
+            if op is None:
+                return
+            if op.done:  # of one that was given up while it was sent again
+                session.ops.pop(tid, None)
+                session.aio.discard(tid)
+                return
+            if reply.attempt >= 0 and reply.attempt != op.attempt:
+                return  # of an earlier attempt
+            op.answering = True
         if reply.result == -errno.EAGAIN:
             with self.lock:
                 session.ops.pop(op.tid, None)
                 session.aio.discard(op.tid)
                 op.session = None
+                op.answering = op.receiving = False
                 op.tid = next(self._tids)  # as a new request, or the same answer would be repeated
                 op.paused = False
                 self._homeless[op.tid] = op
@@ -929,6 +945,7 @@ class Objecter:
             _log.debug("%r is redirected to %s", op, op.redirect)
             op.flags |= FLAG_REDIRECTED | FLAG_IGNORE_CACHE | FLAG_IGNORE_OVERLAY
             op.session = None
+            op.answering = op.receiving = False
             op.attempt = 0
             op.tid = next(self._tids)
             self._homeless[op.tid] = op
@@ -1025,18 +1042,19 @@ class Objecter:
                     continue
                 if self._take(session, op):
                     moved.append(op)
-                else:
+                elif op.receiving and not op.answering:
+                    # its answer is just being received into the caller's buffer, to which an answer
+                    # from elsewhere must not be added
                     session.abort(ProtocolError("the map moved an operation whose answer was coming in"))
         return moved
 
-    @staticmethod
-    def _take(session: Session, op: Op) -> bool:
-        """Takes `op` from its session, unless its answer is just being received into the caller's
-        buffer, to which an answer from elsewhere must not be added. Under the lock."""
-        session.ops.pop(op.tid, None)  # first, as _sink looks whether it is still there
-        if op.receiving:
-            session.ops[op.tid] = op
-            return False
+    def _take(self, session: Session, op: Op) -> bool:
+        """Takes `op` out of its session to send it elsewhere; False when its answer is there
+        already, or coming into the caller's buffer. Under the lock."""
+        with self._claims:
+            if op.done or op.receiving or op.answering:
+                return False
+            session.ops.pop(op.tid, None)
         return True
 
     def _must_resend(self, op: Op, osdmap: OSDMap, skipped: bool) -> bool:
@@ -1128,7 +1146,22 @@ class Objecter:
                 if op.receiving and not op.done:
                     session.abort(ProtocolError("gave up an operation whose answer was coming in"))
             self._homeless.pop(op.tid, None)
+        if session is not None and op.into is not None and self.driver.blocking:
+            self._wait_for_buffer(session, op)
         op.set_error(error)
+
+    @staticmethod
+    def _wait_for_buffer(session: Session, op: Op) -> None:
+        """Another thread may be receiving into the buffer of an operation that is given up, which
+        its owner uses again afterwards. It stops as soon as it sees that the session is aborted."""
+        end = time.monotonic() + MAX_LETTING_GO
+        while (
+            (op.receiving or op.answering)
+            and not op.done
+            and session.leader not in (None, op)
+            and time.monotonic() < end
+        ):
+            time.sleep(0.0005)
 
     def describe(self, op: Op) -> str:
         """Where `op` is stuck, for an error message."""
@@ -1153,6 +1186,7 @@ class Objecter:
         """In a child after fork: everything in flight is the parent's. The lock may be held
         by a thread that does not exist here."""
         self.lock = RLock()
+        self._claims = RLock()
         self._budget = Lock()
         self._room = Condition(self._budget)
         self._closed = error
@@ -1197,16 +1231,16 @@ class _BackoffAck(NamedTuple):
         return session.conn.encode_message(0, ack.TYPE, ack.VERSION, ack.COMPAT, PRIO_DEFAULT, ack.to_bytes())
 
 
-def _sink(ops: dict[int, Op], tid: int, length: int) -> memoryview | None:
+def _sink(ops: dict[int, Op], claims: RLock, tid: int, length: int) -> memoryview | None:
     """Where the data of a reply goes, for a read into the caller's buffer."""
-    op = ops.get(tid)
     # only the first attempt: a later one could run beside what is left of the first
-    if op is None or op.into is None or op.attempt or length > len(op.into):
+    op = ops.get(tid)
+    if op is None or op.into is None or length > len(op.into):
         return None
-    op.receiving = True
-    if ops.get(tid) is not op:  # taken away in this moment, by who did not see that we receive
-        op.receiving = False
-        return None
+    with claims:
+        if op.attempt or op.done or ops.get(tid) is not op:
+            return None
+        op.receiving = True
     return op.into[:length]
 
 

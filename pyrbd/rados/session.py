@@ -7,9 +7,10 @@ Who may touch what:
 
 * Receiving (the protocol's receive state, the handling of what came, closing) belongs to
   the *leader*: one waiting caller's thread, or the driver when nobody waits. Leadership
-  is :attr:`Session.leader`, taken under :attr:`Session.mutex`.
-* Sending belongs to who holds :attr:`Session.send_lock`. The queue of requests is
-  appended to under the lock of the owner, which gives the order.
+  is :attr:`Session.leader`, taken and given up under :attr:`Session.mutex`, which is also
+  what orders who follows, or adds work for the driver, against who leaves or looks.
+* Sending, and the socket's life, belongs to who holds :attr:`Session.send_lock`. The queue
+  of requests is appended to under the lock of the owner, which gives the order.
 * Everybody else asks: :meth:`Session.abort` wakes the leader, who then closes.
 
 If anything, KeyboardInterrupt included, breaks into the handling of received bytes, the
@@ -112,6 +113,7 @@ class Session:
         "_ended",
         "_error",
         "_owner",
+        "_sending",
         "aio",
         "blocking",
         "conn",
@@ -142,7 +144,10 @@ class Session:
         self.state = State.CONNECTING
         self.leader: object | None = None
         self.mutex = threading.Lock()
-        self.send_lock = threading.Lock()
+        """Guards `leader` and `watched`; nothing is called under it, so that no signal's handler
+        and no finalizer runs there."""
+        self.send_lock = threading.RLock()
+        """Reentrant, for a shutdown from a signal's handler in the middle of sending."""
         self.followers: deque[Any] = deque()
         self.queue: deque[Request] = deque()
         self.ops: dict[int, Any] = {}
@@ -163,6 +168,7 @@ class Session:
         self._backlog: deque[memoryview] = deque()
         self._error: BaseException | None = None
         self._ended = False
+        self._sending = False
         family = socket.AF_INET6 if ":" in conn.target.host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
 
@@ -211,7 +217,9 @@ class Session:
             if self._error is not None and not self._ended:
                 self.close(self._error)
         finally:
-            self.leader = None
+            with self.mutex:
+                self.leader = None
+                watched = self.watched
         while self.followers:
             try:
                 follower = self.followers.popleft()
@@ -220,8 +228,20 @@ class Session:
             if not follower.done and follower.waiter is not None:
                 release(follower.waiter)
                 return
-        if (self.aio and not self.watched) or self._error is not None:
+        if (self.aio and not watched) or self._error is not None:
             self.driver.wake()
+
+    def follow(self, op: Any) -> bool:
+        """Has `op`'s waiter woken when the leader leaves. False when there is none any more."""
+        self.followers.append(op)
+        with self.mutex:
+            # either who leaves finds the operation in the list, or we see that he has left
+            return self.leader is not None
+
+    def attended(self) -> bool:
+        """Whether the driver has looked at what is in flight here since it was added, or will."""
+        with self.mutex:
+            return self.watched
 
     # ------------------------------------------------------------ sending
 
@@ -234,10 +254,21 @@ class Session:
             with self.send_lock:
                 if self.state is State.CLOSED or self.state is State.CONNECTING:
                     return True
-                done = self._send_one()
-                if not done:
-                    self._collect()
-                    done = self._write()
+                if self._sending:
+                    # A signal's handler came in between. What it wants to send must not overtake what
+                    # it interrupted, and that goes on only when it returns: another connection.
+                    raise ProtocolError("a signal came in the middle of sending")
+                self._sending = True
+                try:
+                    done = self._send_one()
+                    if not done:
+                        self._collect()
+                        done = self._write()
+                finally:
+                    self._sending = False
+        except ProtocolError as e:
+            self.abort(e)
+            return True
         except OSError as e:
             self.abort(e)
             return True
@@ -429,11 +460,14 @@ class Session:
         """Ends the session from any thread: the leader closes it, or the driver does."""
         if self._error is None:
             self._error = error
-        if self.state is not State.CLOSED:
-            try:
-                self.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        with self.send_lock:  # or the descriptor could be somebody else's by now
+            live = self.state is not State.CLOSED
+            if live:
+                try:
+                    self.sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+        if live:
             self.driver.wake()
 
     def close(self, error: BaseException) -> None:

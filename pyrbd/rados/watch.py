@@ -13,6 +13,7 @@ import random
 import weakref
 from collections.abc import Callable
 from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..denc import Decoder
@@ -188,7 +189,8 @@ class UserWatch:
     def __del__(self) -> None:
         watch = self._watch
         if watch is not None and not watch.closed and not self._client.closed and not self._client.forked:
-            watch.abandon()
+            # at any instruction, in any thread, whatever locks it holds: only leave a note
+            self._client.driver.defer(watch.abandon)
 
     async def open(self, timeout: int) -> None:
         """Registers the watch; see `Ioctx.watch`."""
@@ -269,12 +271,15 @@ class Watches:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._cookies = count(random.getrandbits(48) | 1)
+        self._cookie_lock = Lock()
         self._watches: dict[int, Watch] = {}
         self._notifies: dict[int, _Notify] = {}
         self._timer: Any = None
 
     def new_cookie(self) -> int:
-        return next(self._cookies)
+        with self._cookie_lock:
+            cookie = next(self._cookies)
+        return cookie  # noqa: RET504  (a return from the call would leave the lock's protection)
 
     async def add(
         self, io: IoContext, oid: str, on_message: OnMessage, on_error: OnError | None, timeout: int = 0

@@ -174,6 +174,93 @@ def test_hundreds_of_threads_share_a_client(ioctx: rados.Ioctx, name: str) -> No
     assert not errors
 
 
+@pytest.mark.timeout(120)
+def test_threads_that_are_switched_at_every_instruction(conf: str, name: str) -> None:
+    """Synchronous and asynchronous, through connections that are cut: everything is answered,
+    once, in order, and nothing is left over."""
+    from tests.proxy import redirected
+
+    errors: list[BaseException] = []
+    n_threads = 200
+    interval = sys.getswitchinterval()
+    with redirected() as proxy, rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as io:
+        stop = time.monotonic() + 6
+
+        def work(i: int) -> None:
+            oid, n, into = f"{name}.{i}", 0, bytearray(6000)
+            try:
+                while time.monotonic() < stop:
+                    block = n.to_bytes(4, "little") * 1500
+                    if i % 2:
+                        io.write_full(oid, block)
+                    else:
+                        first = io.aio_write_full(oid, b"overtaken")
+                        last = io.aio_write_full(oid, block)
+                        last.wait_for_complete()
+                        first.wait_for_complete()
+                        assert first.get_return_value() == last.get_return_value() == 0
+                    assert io.read_into(oid, into) == len(into)
+                    assert into == block
+                    into[:] = bytes(6000)  # a late answer would be seen
+                    time.sleep(0)
+                    assert not any(into)
+                    n += 1
+                io.remove_object(oid)
+            except BaseException as e:
+                errors.append(e)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(n_threads)]
+        sys.setswitchinterval(1e-6)
+        try:
+            for t in threads:
+                t.start()
+            while time.monotonic() < stop:
+                time.sleep(0.5)
+                proxy.reset_all()
+            for t in threads:
+                t.join(60)
+        finally:
+            sys.setswitchinterval(interval)
+        assert not any(t.is_alive() for t in threads)
+        assert not errors
+        objecter = cluster.client.objecter
+        assert objecter.in_flight == (0, 0)
+        for session in list(objecter._sessions.values()):
+            assert not session.aio, "the background thread would compete for answers for ever"
+
+
+@pytest.mark.timeout(60)
+def test_a_handler_of_signals_may_shut_down(conf: str, name: str) -> None:
+    """At any moment of what it interrupts, which then fails or never goes on."""
+    code = """
+import os, random, signal, time
+from pyrbd import rados
+conf, name = sys.argv[1:]
+class Over(Exception): pass
+rng = random.Random(3)
+for n in range(12):
+    cluster = rados.Rados(conffile=conf); cluster.connect()
+    io = cluster.open_ioctx("rbd"); io.write_full(name, b"x" * 5000)
+    def over(*args):
+        begun = time.monotonic()
+        cluster.shutdown()
+        assert time.monotonic() - begun < 5, "the background thread is not waited for longer than 2 s"
+        if n % 2:
+            raise Over
+    signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 3e-3))
+    try:
+        while True:
+            io.write_full(name, b"x" * 5000)
+            io.read(name)
+    except (Over, rados.Error):
+        pass
+print("fine")
+"""
+    done = run_python(code, conf, name, timeout=50)
+    assert done.stdout == "fine\n", done.stdout + done.stderr
+
+
 def test_callbacks_may_do_anything_with_the_cluster(ioctx: rados.Ioctx, name: str) -> None:
     """Read, write, begin more, wait for more: no deadlock."""
     done = threading.Event()
@@ -330,6 +417,32 @@ print("leaving")
     assert done.returncode == 0 and done.stdout == "leaving\n"
     assert time.monotonic() - begun < 10
     assert "Traceback" not in done.stderr
+
+
+def test_several_threads_shut_down_at_once(conf: str, name: str) -> None:
+    """Also a callback; each returns, and no thread is left."""
+    before = set(threading.enumerate())
+    cluster = rados.Rados(conffile=conf)
+    cluster.connect()
+    io = cluster.open_ioctx("rbd")
+    called = threading.Event()
+
+    def end(completion: rados.Completion) -> None:
+        cluster.shutdown()
+        called.set()
+
+    io.aio_write_full(name, b"x", end)
+    threads = [threading.Thread(target=cluster.shutdown) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(10)
+    assert not any(t.is_alive() for t in threads)
+    assert called.wait(10)
+    end_of_wait = time.monotonic() + 5
+    while set(threading.enumerate()) - before and time.monotonic() < end_of_wait:
+        time.sleep(0.01)
+    assert not set(threading.enumerate()) - before
 
 
 def test_shutdown_with_operations_in_flight(conf: str, name: str, ceph_cli: Callable[..., bytes]) -> None:
