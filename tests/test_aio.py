@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -222,3 +224,70 @@ def test_more_at_once_than_may_be_in_flight(conf: str, name: str) -> None:
             assert await ioctx.read(name, 5_000_000) == b"".join(blocks)
 
     asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_a_task_that_is_cancelled_at_any_step_leaves_nothing_behind(conf: str, name: str) -> None:
+    """After each number of turns of the loop: in the middle of writes, watches, commands, listings."""
+
+    async def work(ioctx: aio.Ioctx) -> None:
+        client = ioctx.rados.client
+
+        async def everything() -> None:
+            await ioctx.write_full(name, b"something")
+            assert await ioctx.read(name) == b"something"
+            async with await ioctx.watch(name, lambda *_: b"heard"):
+                await ioctx.notify(name, "x", 2000)
+            await client.mon_command('{"prefix": "osd pool ls"}')
+            async for _ in ioctx.list_objects():
+                break
+
+        cancelled, steps = 0, 0
+        while True:
+            task = asyncio.create_task(everything())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            finished = task.done()
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                cancelled += 1
+            if finished:
+                break
+            steps += 1 + steps // 12
+        assert cancelled > 20
+        await ioctx.write_full(name, b"the end")
+        assert await ioctx.read(name) == b"the end"
+        assert client.objecter.in_flight == (0, 0)
+        assert not client.watches._watches and not client.dialogs
+
+    on_loop(work, conf)
+
+
+def test_a_loop_that_is_closed_with_everything_in_flight(conf: str) -> None:
+    """And a client that is used on another loop than its own, which is told."""
+    program = """
+import asyncio, gc, sys
+from pyrbd import aio
+async def begin():
+    cluster = aio.Rados(conffile=sys.argv[1])
+    await cluster.connect()
+    ioctx = await cluster.open_ioctx("rbd")
+    tasks = [asyncio.create_task(ioctx.write_full(f"loop{i}", bytes(100000))) for i in range(20)]
+    await asyncio.sleep(0)
+    return ioctx, tasks
+loop = asyncio.new_event_loop()
+kept = loop.run_until_complete(begin())
+try:
+    asyncio.run(asyncio.wait_for(kept[0].read("loop0"), 20))
+except RuntimeError as e:
+    print(e)
+loop.close()
+del kept
+gc.collect()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, conf], capture_output=True, text=True, timeout=40, check=True
+    )
+    assert "attached to a different loop" in done.stdout
+    assert "Traceback" not in done.stderr

@@ -55,7 +55,7 @@ class AsyncioDriver:
         future: asyncio.Future[None] = self.loop.create_future()
 
         def finished(_c: Completion[Any]) -> None:
-            if not future.done():
+            if not future.done() and not self.loop.is_closed():
                 future.set_result(None)
 
         completion.add_done_callback(finished)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dis
+import gc
+import multiprocessing
 import os
 import random
 import signal
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -466,3 +469,69 @@ def test_shutdown_with_operations_in_flight(conf: str, name: str, ceph_cli: Call
         time.sleep(0.01)
     assert not set(threading.enumerate()) - before
     assert len(os.listdir("/proc/self/fd")) == sockets
+
+
+def test_a_client_that_is_dropped_takes_its_threads_and_sockets_along(conf: str, name: str) -> None:
+    def use() -> None:
+        cluster = rados.Rados(conffile=conf)
+        cluster.connect()
+        ioctx = cluster.open_ioctx("rbd")
+        ioctx.aio_write_full(name, b"x", lambda _: None).wait_for_complete_and_cb()
+        assert ioctx.watch(name, lambda *_: b"").get_id()
+
+    def held() -> tuple[int, int]:
+        return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+    before = held()
+    for _ in range(4):
+        use()
+    end = time.monotonic() + 20
+    while held() > before:
+        assert time.monotonic() < end, (before, held())
+        gc.collect()
+        time.sleep(0.05)
+
+
+def test_a_pool_of_forked_processes(conf: str, ioctx: rados.Ioctx, name: str) -> None:
+    """Forked while threads hold whatever locks they hold; the children come to their end."""
+    stop = threading.Event()
+
+    def busy(n: int) -> None:
+        while not stop.is_set():
+            ioctx.aio_write_full(f"{name}.{n}", b"x" * 1000, lambda _: None)
+            ioctx.write_full(f"{name}.{n}", b"y" * 5000)
+
+    threads = [threading.Thread(target=busy, args=(n,), daemon=True) for n in range(6)]
+    for t in threads:
+        t.start()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
+            with multiprocessing.get_context("fork").Pool(4, _use_in_child, (ioctx, conf)) as children:
+                found = children.map_async(_found_in_child, [f"{name}.c{i}" for i in range(20)], 1).get(60)
+    finally:
+        stop.set()
+        for t in threads:
+            t.join(30)
+    assert found == [("RadosStateError", b"x")] * 20
+    assert not any(t.is_alive() for t in threads)
+    assert ioctx.read(f"{name}.0", 1)
+
+
+_inherited: list[Any] = []
+
+
+def _use_in_child(*inherited: Any) -> None:
+    _inherited[:] = inherited
+
+
+def _found_in_child(oid: str) -> tuple[str, bytes]:
+    parents, conf = _inherited
+    try:
+        parents.read(oid)
+        error = ""
+    except rados.Error as e:
+        error = type(e).__name__
+    with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as ioctx:
+        ioctx.write_full(oid, b"x")
+        return error, ioctx.read(oid)
