@@ -19,7 +19,7 @@ from ..denc import Decoder
 from ..msgr.osdop import OpFlag
 from .exceptions import Error, InvalidArgumentError, make_ex
 from .operations import ObjectOperation, OpOutput, OpReply
-from .requests import checked, data_of, number, text
+from .requests import MAX_U64, checked, data_of, int32, number, text
 
 LIBRADOS_OP_FLAG_EXCL = 0x1
 LIBRADOS_OP_FLAG_FAILOK = 0x2
@@ -47,7 +47,7 @@ def raw_key(value: Any, name: str) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
-        return value.encode()
+        return value.encode("utf-8", "surrogateescape")
     raise TypeError(f"{name} must be a string")
 
 
@@ -94,7 +94,7 @@ class _Op:
 
         def finish(reply: OpReply) -> None:
             for index, deliver in outputs:
-                if index < len(reply.ops):
+                if index < len(reply.ops) and (reply.result >= 0 or reply.ops[index].data):
                     deliver(reply.ops[index])
 
         return op, finish
@@ -108,10 +108,11 @@ class _Op:
         checked(lambda: build(self._op) and self._op)  # type: ignore[arg-type,return-value]
 
     def set_flags(self, flags: int = 0) -> None:
-        """Sets ``LIBRADOS_OP_FLAG_*`` for the operation that was added last."""
+        """Sets ``LIBRADOS_OP_FLAG_*`` for the operation that was added last, in place of those that
+        it has: 0 after an exclusive :meth:`new` makes it one that is not."""
         if not len(self._op):
             raise InvalidArgumentError("flags for the last operation, and there is none", errno.EINVAL)
-        self._op.set_op_flags(number(flags, "flags") & _OP_FLAGS)
+        self._op.set_op_flags(int32(flags, "flags") & _OP_FLAGS)
 
     def cmpext(self, cmp_buf: Any, offset: int = 0) -> None:
         """Goes on only if the object has `cmp_buf` at `offset`; else ExtendMismatch."""
@@ -136,7 +137,7 @@ class _Op:
     def omap_cmp(self, key: str | bytes, val: str | bytes, cmp_op: int = LIBRADOS_CMPXATTR_OP_EQ) -> None:
         """Goes on only if `val` stands in this relation to the key's value (EQ, GT or LT);
         else it is ECANCELED."""
-        pair = (raw_key(val, "val"), number(cmp_op, "cmp_op"))
+        pair = (raw_key(val, "val"), number(cmp_op, "cmp_op", 0, 255))
         self.add(lambda op: op.omap_cmp({raw_key(key, "key"): pair}))
 
 
@@ -145,7 +146,7 @@ class WriteOp(_Op):
 
     def new(self, exclusive: int | None = None) -> None:
         """Makes the object; with LIBRADOS_CREATE_EXCLUSIVE it is ObjectExists if it is there."""
-        self.add(lambda op: op.create(exclusive == LIBRADOS_CREATE_EXCLUSIVE))
+        self.add(lambda op: op.create(bool(exclusive)))
 
     def remove(self) -> None:
         self.add(lambda op: op.remove())
@@ -290,7 +291,7 @@ class OmapOps:
         """
         it = OmapIterator(self, omap_key_type)
         after, prefix = raw_key(start_after or b"", "start_after"), raw_key(filter_prefix or b"", "filter_prefix")
-        read_op.add(lambda op: op.omap_get_vals(after, prefix, number(max_return, "max_return")))
+        read_op.add(lambda op: op.omap_get_vals(after, prefix, int32(max_return, "max_return") & MAX_U64))
         read_op.wants_output(lambda output: it.fill(output, values=True))
         return it, 0
 
@@ -304,7 +305,7 @@ class OmapOps:
         """Adds: as :meth:`get_omap_vals`, with None for the values."""
         it = OmapIterator(self, omap_key_type)
         after = raw_key(start_after or b"", "start_after")
-        read_op.add(lambda op: op.omap_get_keys(after, number(max_return, "max_return")))
+        read_op.add(lambda op: op.omap_get_keys(after, int32(max_return, "max_return") & MAX_U64))
         read_op.wants_output(lambda output: it.fill(output, values=False))
         return it, 0
 

@@ -106,9 +106,10 @@ class ObjectOperation:
         return self._extent(op, 0, 0, payload)
 
     def set_op_flags(self, flags: int) -> Self:
-        """Adds :class:`~pyrbd.msgr.osdop.OpFlag` bits to the operation added last."""
+        """Gives these :class:`~pyrbd.msgr.osdop.OpFlag` bits to the operation added last, in place of
+        those that it has."""
         raw = bytearray(self.ops[-1])
-        _struct.pack_into("<I", raw, 2, _struct.unpack_from("<I", raw, 2)[0] | flags)
+        _struct.pack_into("<I", raw, 2, flags)
         self.ops[-1] = bytes(raw)
         return self
 
@@ -215,12 +216,13 @@ class ObjectOperation:
 
     def call(self, cls: str, method: str, data: Buffer = b"") -> Self:
         """Runs a method of an object class in the OSD; whether it writes, the OSD knows."""
-        if not cls or not method or len(cls) > 255 or len(method) > 255:
-            raise ValueError("class and method names have 1 to 255 characters")
-        payload = cls.encode() + method.encode() + bytes(data)
+        names = _raw(cls), _raw(method)
+        if not 1 <= min(map(len, names)) <= max(map(len, names)) <= 255:
+            raise ValueError("class and method names have 1 to 255 bytes")
+        payload = b"".join((*names, data))
         # the OSD looks up itself whether the method writes; both flags let it
         self.flags |= FLAG_READ | FLAG_EXEC
-        self.ops.append(_CLS.pack(Op.CALL, 0, len(cls), len(method), 0, len(data), len(payload)))
+        self.ops.append(_CLS.pack(Op.CALL, 0, len(names[0]), len(names[1]), 0, len(data), len(payload)))
         self.indata.append(payload)
         return self
 
@@ -233,7 +235,7 @@ class ObjectOperation:
     # ------------------------------------------------------------ xattrs
 
     def _xattr(self, op: int, name: str, value: Buffer = b"") -> Self:
-        raw = name.encode()
+        raw = _raw(name)
         self._mode(op)
         self.ops.append(_XATTR.pack(op, 0, len(raw), len(value), 0, 0, len(raw) + len(value)))
         self.indata.append(raw + bytes(value))
@@ -258,7 +260,7 @@ class ObjectOperation:
         if not 1 <= comparison <= 6:
             raise ValueError(f"comparison {comparison}")
         mode = CMPXATTR_MODE_U64 if isinstance(value, int) else CMPXATTR_MODE_STRING
-        raw, text = name.encode(), value.to_bytes(8, "little") if isinstance(value, int) else bytes(value)
+        raw, text = _raw(name), value.to_bytes(8, "little") if isinstance(value, int) else bytes(value)
         self._mode(Op.CMPXATTR)
         sizes = (len(raw), len(text), comparison, mode, len(raw) + len(text))
         self.ops.append(_XATTR.pack(Op.CMPXATTR, 0, *sizes))
@@ -366,6 +368,10 @@ class ObjectOperation:
     def list_snaps(self) -> Self:
         """obj_list_snap_response_t; sent with snapid SNAPDIR."""
         return self._with_payload(Op.LIST_SNAPS)
+
+
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _encode_keys(keys: Iterable[bytes]) -> bytearray:
