@@ -190,7 +190,7 @@ class Ioctx(IoctxBase):
         self._copy_settings(other)
         return other
 
-    async def perform(self, request: Request[T], *, flags: int = 0, mtime: float | None = None) -> T:
+    async def perform(self, request: Request[T], *, flags: int = 0, mtime: float = 0) -> T:
         """Sends a request and awaits its result."""
         pending = self.submit(request, flags=flags, mtime=mtime)
         try:
@@ -246,7 +246,7 @@ class Ioctx(IoctxBase):
         request = self._write_request(write_op, oid)
         self._require_present(request)
         if request.operation.ops:
-            await self.perform(request, flags=osd_flags(flags), mtime=mtime or None)
+            await self.perform(request, flags=osd_flags(flags), mtime=mtime)
 
     async def operate_read_op(self, read_op: ReadOp, oid: str, flag: int = LIBRADOS_OPERATION_NOFLAG) -> None:
         """Does the operations of `read_op`, which is empty afterwards; its iterators are filled."""

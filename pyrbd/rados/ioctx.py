@@ -43,9 +43,9 @@ from .exceptions import (
 from .io import IoContext
 from .objecter import EMPTY_SNAPC, Op, SnapContext
 from .objects import ObjectIterator, Snap, SnapIterator
-from .opctx import OmapOps, ReadOp, WriteOp
+from .opctx import OmapOps, ReadOp, WriteOp, checked_op
 from .operations import OpReply
-from .requests import MAX_DATA, Request, data_of, int32, number, text, writable
+from .requests import MAX_DATA, MAX_U64, Request, data_of, int32, number, seconds, text, writable
 from .watch import UserWatch as Watch
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class IoctxBase(OmapOps):
     def set_self_managed_snap_write(self, snaps: Iterable[int | str] | None) -> None:
         """Writes preserve these snapshots from now on."""
         self.require_ioctx_open()
-        ids = sorted({int(s) for s in snaps or ()}, reverse=True)
+        ids = sorted({number(int(s), "snapshot id") for s in snaps or ()}, reverse=True)
         if ids and (ids[-1] < 1 or ids[0] >= NOSNAP - 1):
             raise InvalidArgumentError(f"snapshot ids {ids}", errno.EINVAL)
         self._snapc = SnapContext(ids[0], tuple(ids)) if ids else EMPTY_SNAPC
@@ -255,9 +255,7 @@ class IoctxBase(OmapOps):
 
     # ------------------------------------------------------------ sending
 
-    def submit(
-        self, request: Request[Any], *, background: bool = False, flags: int = 0, mtime: float | None = None
-    ) -> Op:
+    def submit(self, request: Request[Any], *, background: bool = False, flags: int = 0, mtime: float = 0) -> Op:
         """Sends a request; the completion's result is the reply."""
         self.require_ioctx_open()
         operation = request.operation
@@ -273,7 +271,7 @@ class IoctxBase(OmapOps):
             snapc=self._snapc if operation.is_write else None,
             background=background,
             flags=flags,
-            mtime=mtime,
+            mtime=seconds(mtime or 0, "mtime") or None,
         )
 
     def _require_present(self, request: Request[Any]) -> None:
@@ -302,15 +300,11 @@ class IoctxBase(OmapOps):
         raise make_ex(-error.errno, self.failed(request)) from None
 
     def _write_request(self, write_op: WriteOp, oid: str) -> Request[None]:
-        if not isinstance(write_op, WriteOp):
-            raise TypeError(f"write_op must be a WriteOp, not {type(write_op).__name__}")
-        op, finish = write_op.take()
+        op, finish = checked_op(write_op, WriteOp).take()
         return Request("operate write op on", text(oid, "oid"), op, finish)
 
     def _read_request(self, read_op: ReadOp, oid: str) -> Request[None]:
-        if not isinstance(read_op, ReadOp):
-            raise TypeError(f"read_op must be a ReadOp, not {type(read_op).__name__}")
-        op, finish = read_op.take()
+        op, finish = checked_op(read_op, ReadOp).take()
         return Request("operate read op on", text(oid, "oid"), op, finish, partial=finish)
 
     def create_write_op(self) -> WriteOp:
@@ -369,7 +363,7 @@ class Ioctx(IoctxBase):
         other._snap_read, other._snapc = self._snap_read, self._snapc
         return other
 
-    def perform(self, request: Request[T], *, flags: int = 0, mtime: float | None = None) -> T:
+    def perform(self, request: Request[T], *, flags: int = 0, mtime: float = 0) -> T:
         """Sends a request and waits for its result in this thread."""
         pending = self.submit(request, flags=flags, mtime=mtime)
         try:
@@ -384,7 +378,8 @@ class Ioctx(IoctxBase):
     def read(self, key: str, length: int = 8192, offset: int = 0) -> bytes:
         """Up to `length` bytes of an object from `offset`, fewer at its end. ObjectNotFound if
         there is none."""
-        if not isinstance(length, int) or not isinstance(offset, int) or not 0 < length <= MAX_DATA or offset < 0:
+        plain = isinstance(length, int) and isinstance(offset, int)
+        if not plain or not 0 < length <= MAX_DATA or not 0 <= offset <= MAX_U64:
             return self.perform(requests.read(self, key, length, offset))
         self.require_ioctx_open()
         pending = self._io.submit_read(text(key, "key"), offset, length, snapid=self._snap_read)
@@ -450,7 +445,7 @@ class Ioctx(IoctxBase):
         request = self._write_request(write_op, oid)
         self._require_present(request)
         if request.operation.ops:
-            self.perform(request, flags=osd_flags(flags), mtime=mtime or None)
+            self.perform(request, flags=osd_flags(flags), mtime=mtime)
 
     def operate_read_op(self, read_op: ReadOp, oid: str, flag: int = LIBRADOS_OPERATION_NOFLAG) -> None:
         """Does the operations of `read_op`, which is empty afterwards; its iterators are filled."""
@@ -485,9 +480,10 @@ class Ioctx(IoctxBase):
                 option `osd_client_watch_timeout`.
         """
         self.require_ioctx_open()
+        silence = 0 if timeout is None else number(timeout, "timeout", 0, 0xFFFFFFFF)
         io = self._io.with_namespace(self._io.namespace)
         watch = Watch(self.dup(), io, text(obj, "obj"), callback, error_callback)
-        self._client.run(watch.open(timeout or 0))
+        self._client.run(watch.open(silence))
         return watch
 
     def notify(self, obj: str, msg: str | bytes = "", timeout_ms: int = 5000) -> bool:
@@ -563,7 +559,7 @@ class Ioctx(IoctxBase):
         deliver: Callable[[Completion, T | None], tuple[Any, ...]] | None = None,
         value: Callable[[T], int] | None = None,
         flags: int = 0,
-        mtime: float | None = None,
+        mtime: float = 0,
     ) -> Completion:
         """Sends a request; the callbacks are called when it has been answered.
 
@@ -707,7 +703,7 @@ class Ioctx(IoctxBase):
         request = self._write_request(write_op, oid)
 
         self._require_present(request)
-        return self._start(request, oncomplete, onsafe, flags=osd_flags(flags), mtime=mtime or None)
+        return self._start(request, oncomplete, onsafe, flags=osd_flags(flags), mtime=mtime)
 
     def operate_aio_read_op(
         self,

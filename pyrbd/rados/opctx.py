@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..denc import Decoder
 from ..msgr.osdop import OpFlag
 from .exceptions import Error, InvalidArgumentError, make_ex
 from .operations import ObjectOperation, OpOutput, OpReply
 from .requests import MAX_U64, checked, data_of, int32, number, text
+
+_OpT = TypeVar("_OpT", bound="_Op")
 
 LIBRADOS_OP_FLAG_EXCL = 0x1
 LIBRADOS_OP_FLAG_FAILOK = 0x2
@@ -146,7 +148,7 @@ class WriteOp(_Op):
 
     def new(self, exclusive: int | None = None) -> None:
         """Makes the object; with LIBRADOS_CREATE_EXCLUSIVE it is ObjectExists if it is there."""
-        self.add(lambda op: op.create(bool(exclusive)))
+        self.add(lambda op: op.create(int32(exclusive or 0, "exclusive") != 0))
 
     def remove(self) -> None:
         self.add(lambda op: op.remove())
@@ -236,6 +238,12 @@ class OmapIterator:
         self.more = bool(d.u8()) if d.remaining else False
 
 
+def checked_op(op: Any, cls: type[_OpT]) -> _OpT:
+    if not isinstance(op, cls):
+        raise TypeError(f"a {cls.__name__} is needed, not {type(op).__name__}")
+    return op
+
+
 class OmapOps:
     """The methods of an ioctx that add omap operations to an op."""
 
@@ -246,30 +254,30 @@ class OmapOps:
         pairs = {}
         for k, v in zip(keys, values):
             pairs[raw_key(k, "keys")] = v.encode() if isinstance(v, str) else bytes(data_of(v, "values"))
-        write_op.add(lambda op: op.omap_set(pairs))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_set(pairs))
 
     def remove_omap_keys(self, write_op: WriteOp, keys: Sequence[str | bytes]) -> None:
         """Adds: removes `keys`; those that are not there do not matter."""
         raw = [raw_key(k, "keys") for k in keys]
-        write_op.add(lambda op: op.omap_rm_keys(raw))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_rm_keys(raw))
 
     def clear_omap(self, write_op: WriteOp) -> None:
         """Adds: removes all keys and the header."""
-        write_op.add(lambda op: op.omap_clear())
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_clear())
 
     def remove_omap_range2(self, write_op: WriteOp, key_begin: str | bytes, key_end: str | bytes) -> None:
         """Adds: removes the keys from `key_begin` up to, without, `key_end`."""
         begin, end = raw_key(key_begin, "key_begin"), raw_key(key_end, "key_end")
-        write_op.add(lambda op: op.omap_rm_range(begin, end))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_rm_range(begin, end))
 
     def set_omap_header(self, write_op: WriteOp, header: Any) -> None:
         """Adds: sets the omap's header. Not in Ceph's binding."""
         view = data_of(header, "header")
-        write_op.add(lambda op: op.omap_set_header(view))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_set_header(view))
 
     def get_omap_header(self, read_op: ReadOp, deliver: Callable[[bytes], object]) -> None:
         """Adds: `deliver(header)` is called when the op has been operated. Not in Ceph's binding."""
-        read_op.add(lambda op: op.omap_get_header())
+        checked_op(read_op, ReadOp).add(lambda op: op.omap_get_header())
         read_op.wants_output(lambda output: deliver(output.data))
 
     def get_omap_vals(
@@ -291,7 +299,9 @@ class OmapOps:
         """
         it = OmapIterator(self, omap_key_type)
         after, prefix = raw_key(start_after or b"", "start_after"), raw_key(filter_prefix or b"", "filter_prefix")
-        read_op.add(lambda op: op.omap_get_vals(after, prefix, int32(max_return, "max_return") & MAX_U64))
+        checked_op(read_op, ReadOp).add(
+            lambda op: op.omap_get_vals(after, prefix, int32(max_return, "max_return") & MAX_U64)
+        )
         read_op.wants_output(lambda output: it.fill(output, values=True))
         return it, 0
 
@@ -305,7 +315,8 @@ class OmapOps:
         """Adds: as :meth:`get_omap_vals`, with None for the values."""
         it = OmapIterator(self, omap_key_type)
         after = raw_key(start_after or b"", "start_after")
-        read_op.add(lambda op: op.omap_get_keys(after, int32(max_return, "max_return") & MAX_U64))
+        count = int32(max_return, "max_return") & MAX_U64
+        checked_op(read_op, ReadOp).add(lambda op: op.omap_get_keys(after, count))
         read_op.wants_output(lambda output: it.fill(output, values=False))
         return it, 0
 
@@ -315,6 +326,6 @@ class OmapOps:
         """Adds: those of `keys` that are there, with their values."""
         it = OmapIterator(self, omap_key_type)
         raw = [raw_key(k, "keys") for k in keys]
-        read_op.add(lambda op: op.omap_get_vals_by_keys(raw))
+        checked_op(read_op, ReadOp).add(lambda op: op.omap_get_vals_by_keys(raw))
         read_op.wants_output(lambda output: it.fill(output, values=True))
         return it, 0

@@ -34,6 +34,7 @@ _TWO = _struct.Struct("<HIQQ12xI")  # assert_ver: unused, version
 _SNAP = _struct.Struct("<HIQ20xI")
 _WRITESAME = _struct.Struct("<HIQQQ4xI")
 _CHECKSUM = _struct.Struct("<HIQQIB7xI")
+_MAX_DATA = 0x7FFFFFFF
 _MAX_U64 = 0xFFFFFFFFFFFFFFFF
 
 CMPXATTR_MODE_STRING = 1
@@ -139,8 +140,9 @@ class ObjectOperation:
         return self._extent(Op.APPEND, 0, len(data), data)
 
     def writesame(self, offset: int, length: int, data: Buffer) -> Self:
-        """Writes `data` again and again over `length` bytes, a multiple of its size."""
-        if offset < 0 or length < 0 or offset + length > _MAX_U64:
+        """Writes `data` again and again over `length` bytes, a multiple of its size. The OSD has
+        all of them in its memory."""
+        if offset < 0 or not 0 <= length <= _MAX_DATA or offset + length > _MAX_U64:
             raise ValueError(f"offset {offset}, length {length} of an operation")
         if not len(data) or length % len(data):
             raise ValueError(f"{length} bytes are not a multiple of the {len(data)} to repeat")

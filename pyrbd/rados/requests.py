@@ -99,6 +99,13 @@ def int32(value: Any, name: str) -> int:
     return number(value, name, -1 << 31, (1 << 31) - 1)
 
 
+def seconds(value: Any, name: str, low: int = 0, high: int = 0xFFFFFFFF) -> float:
+    """A time or duration, which may be a float."""
+    if not isinstance(value, float) or not low <= value <= high:
+        return number(int(value) if isinstance(value, float) else value, name, low, high)
+    return value
+
+
 def data_of(value: Any, name: str) -> bytes | bytearray | memoryview:
     """Any contiguous bytes-like object; TypeError for str and the rest."""
     if isinstance(value, bytes | bytearray):
@@ -194,8 +201,10 @@ def write_full(self: IoctxBase, key: str, data: Any) -> Request[int]:
 
 def writesame(self: IoctxBase, key: str, data: Any, write_len: int, offset: int = 0) -> Request[None]:
     """Writes `data` again and again over `write_len` bytes, a multiple of its size."""
-    view = data_of(data, "data")
-    op = checked(lambda: ObjectOperation().writesame(number(offset, "offset"), number(write_len, "write_len"), view))
+    view, write_len = data_of(data, "data"), number(write_len, "write_len")
+    if write_len > MAX_DATA:
+        raise make_ex(-errno.E2BIG, f"{write_len} bytes in one request")
+    op = checked(lambda: ObjectOperation().writesame(number(offset, "offset"), write_len, view))
     return Request("writesame", text(key, "key"), op, _nothing)
 
 
@@ -366,6 +375,10 @@ def snap_rollback(self: IoctxBase, oid: str, snap_name: str) -> Request[None]:
 # ---------------------------------------------------------------- advisory locks
 
 
+def _duration(duration: float | None) -> float:
+    return 0.0 if duration is None else seconds(duration, "duration", -1 << 63, (1 << 63) - 1)
+
+
 def lock_exclusive(
     self: IoctxBase, key: str, name: str, cookie: str, desc: str = "", duration: float | None = None, flags: int = 0
 ) -> Request[None]:
@@ -376,7 +389,7 @@ def lock_exclusive(
         flags: 1 renews a lock that we hold, 2 only renews.
     """
     cookie, desc, flags = text(cookie, "cookie"), text(desc, "desc"), number(flags, "flags", 0, 255)
-    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_EXCLUSIVE, cookie, "", desc, duration or 0.0, flags)
+    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_EXCLUSIVE, cookie, "", desc, _duration(duration), flags)
     return Request("lock", text(key, "key"), op, _nothing)
 
 
@@ -393,7 +406,7 @@ def lock_shared(
     """Takes a lock that others may share who give the same `tag`."""
     cookie, tag, desc = text(cookie, "cookie"), text(tag, "tag"), text(desc, "desc")
     flags = number(flags, "flags", 0, 255)
-    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_SHARED, cookie, tag, desc, duration or 0.0, flags)
+    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_SHARED, cookie, tag, desc, _duration(duration), flags)
     return Request("lock", text(key, "key"), op, _nothing)
 
 

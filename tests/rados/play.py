@@ -11,8 +11,10 @@ with ``@`` stands for the name of an object of the sequence. What comes of a ste
 
 from __future__ import annotations
 
+import array
 import ast
 import ctypes
+import mmap
 import sys
 import time
 from typing import Any
@@ -39,6 +41,13 @@ def plain(value: Any) -> Any:
 def xattrs(pairs: Any) -> list[tuple[str, bytes]]:
     """Without what names the client: what the class ``hello`` notes, and who holds a lock."""
     return sorted((k, b"" if k.startswith("lock.") else v) for k, v in pairs if not v.startswith(b"client."))
+
+
+class Index:
+    """A number as NumPy's are."""
+
+    def __index__(self) -> int:
+        return 3
 
 
 class Player:
@@ -223,6 +232,33 @@ class Player:
                 begun.append((completion, called))
         self.io.aio_flush()
         return [called if completion is None else self._waited(completion, called) for completion, called in begun]
+
+    def evaluate(self, oid: str, text: str) -> Any:
+        """An expression, on an object of ten bytes with an attribute and two keys."""
+        self.io.set_namespace("")
+        self.io.set_locator_key("")  # the binding's `Object` leaves its own when it raises
+        self.io.write_full(oid, b"0123456789")
+        self.io.set_xattr(oid, "x", b"value")
+        with self.rados.WriteOpCtx() as op:
+            self.io.set_omap(op, ("k", "l"), (b"1", b"2"))
+            self.io.operate_write_op(op, oid, mtime=1_000_000_000)
+        names = {"io": self.io, "oid": oid, "rados": self.rados, "array": array, "cluster": self.cluster}
+        return eval(text, {**names, "mmap": mmap, "Index": Index, "w": self.write_with, "r": self.read_with})  # noqa: S307
+
+    def write_with(self, oid: str, *changes: Any, **kwargs: Any) -> Any:
+        """A write op to which each of `changes` adds."""
+        with self.rados.WriteOpCtx() as op:
+            for change in changes:
+                change(op)
+            self.io.operate_write_op(op, oid, **{"mtime": 1_000_000_000, **kwargs})
+        return self.state(oid)
+
+    def read_with(self, oid: str, *reads: Any, **kwargs: Any) -> Any:
+        """A read op, and what its iterators give."""
+        with self.rados.ReadOpCtx() as op:
+            iterators = [read(op) for read in reads]
+            self.io.operate_read_op(op, oid, **kwargs)
+        return [self.pairs(it[0]) for it in iterators if it]
 
     # ------------------------------------------------------------ snapshots
 

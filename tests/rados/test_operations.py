@@ -240,6 +240,7 @@ def test_what_would_abort_an_osd_is_refused(ioctx: rados.Ioctx, name: str) -> No
         lambda: ioctx.zero(name, 0, 0),
         lambda: ioctx.writesame(name, b"", 10),
         lambda: ioctx.writesame(name, b"abc", 10),
+        lambda: rados.WriteOp().writesame(b"abc", 3 << 40),
         lambda: ioctx.write(name, b"x", -1),
         lambda: ioctx.write(name, b"x", (1 << 64) - 1),
         lambda: ioctx.trunc(name, 1 << 64),
