@@ -28,7 +28,7 @@ from .rados.aiodriver import AsyncioDriver
 from .rados.client import Client
 from .rados.ioctx import LIBRADOS_OPERATION_NOFLAG, IoctxBase, osd_flags
 from .rados.opctx import ReadOp, WriteOp
-from .rados.requests import Request, data_of, text, writable
+from .rados.requests import Request, data_of, number, text, writable
 from .rados.watch import UserWatch, decode_acks
 from .rbd import (
     _FADVISE_MASK,
@@ -190,13 +190,14 @@ class Ioctx(IoctxBase):
         self._copy_settings(other)
         return other
 
-    async def perform(self, request: Request[T], *, flags: int = 0, mtime: float | None = None) -> T:
+    async def perform(self, request: Request[T], *, flags: int = 0, mtime: float = 0) -> T:
         """Sends a request and awaits its result."""
         pending = self.submit(request, flags=flags, mtime=mtime)
         try:
             await pending
         except _rados.Error:
             pass
+        self._last_version = pending.user_version
         return self.outcome(request, pending)
 
     read = awaiting(requests.read)
@@ -232,16 +233,20 @@ class Ioctx(IoctxBase):
         view = writable(buffer)
         if not len(view):
             return 0
-        n: int = await self._io.submit_read(text(key, "key"), offset, len(view), snapid=self._snap_read, into=view)
+        offset = number(offset, "offset")
+        pending = self._io.submit_read(text(key, "key"), offset, len(view), snapid=self._snap_read, into=view)
+        n: int = await pending
+        self._last_version = pending.user_version
         return n
 
     async def operate_write_op(
-        self, write_op: WriteOp, oid: str, mtime: float | None = None, flags: int = LIBRADOS_OPERATION_NOFLAG
+        self, write_op: WriteOp, oid: str, mtime: float = 0, flags: int = LIBRADOS_OPERATION_NOFLAG
     ) -> None:
         """Does the operations of `write_op`, which is empty afterwards."""
         request = self._write_request(write_op, oid)
+        self._require_present(request)
         if request.operation.ops:
-            await self.perform(request, flags=osd_flags(flags), mtime=mtime or None)
+            await self.perform(request, flags=osd_flags(flags), mtime=mtime)
 
     async def operate_read_op(self, read_op: ReadOp, oid: str, flag: int = LIBRADOS_OPERATION_NOFLAG) -> None:
         """Does the operations of `read_op`, which is empty afterwards; its iterators are filled."""

@@ -12,7 +12,7 @@ from ..log import Log
 from ..msgr.buffers import BytesBuffer
 from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
-from ..rados.objecter import SnapContext
+from ..rados.objecter import Op, SnapContext
 from ..rados.operations import ObjectOperation
 from . import cls_rbd, features
 from .cls_rbd import ListWatchResponse, ParentSpec, RawHeader, SnapshotInfo, WatchItem
@@ -377,7 +377,7 @@ class Image:
         return bytes(buffer)
 
     async def _read_into(self, offset: int, view: memoryview, op_flags: int) -> None:
-        pending: deque[tuple[ObjectExtent, Completion[Any]]] = deque()
+        pending: deque[tuple[ObjectExtent, Op]] = deque()
         io, snap_id = self.data_io, self.snap_id
         window = self._window()
         try:
@@ -397,7 +397,7 @@ class Image:
             # nothing may write into the buffer after we have given up
             error = rados.make_ex(-errno.ECANCELED, "the read was given up")
             for _, c in pending:
-                io.client.objecter.cancel(c, error)  # type: ignore[arg-type]
+                io.client.objecter.cancel(c, error)
             raise e
 
     def _window(self) -> int:

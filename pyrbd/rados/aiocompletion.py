@@ -13,8 +13,8 @@ from ..log import Log
 from .exceptions import Error
 
 if TYPE_CHECKING:
-    from .client import Client
     from .completion import Completion as Pending
+    from .ioctx import Ioctx
 
 _log = Log("finisher")
 
@@ -29,7 +29,7 @@ class Completion:
 
     def __init__(
         self,
-        client: Client,
+        ioctx: Ioctx,
         oncomplete: Callable[..., Any] | None,
         onsafe: Callable[..., Any] | None,
         deliver: Callable[[Completion, Any], tuple[Any, ...]] | None = None,
@@ -37,7 +37,8 @@ class Completion:
     ) -> None:
         self.oncomplete = oncomplete
         self.onsafe = onsafe
-        self._client = client
+        self.ioctx = ioctx
+        self._client = client = ioctx.rados.client
         self._deliver = deliver
         self._value = value
         self._pending: Pending[Any] | None = None

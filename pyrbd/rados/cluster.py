@@ -28,7 +28,7 @@ from .exceptions import (
 )
 from .ioctx import Ioctx
 from .monclient import CommandReply
-from .requests import data_of, number, text
+from .requests import data_of, int32, number, text
 
 MONITOR_LEVELS = ["debug", "info", "warn", "warning", "err", "error", "sec"]
 
@@ -82,10 +82,12 @@ class ClusterHandle:
         if rados_id and name:
             raise Error("Rados(): can't supply both rados_id and name")
         self.rados_id = rados_id
-        self.parsed_args: list[str] = []
+        self.parsed_args: Sequence[str] = []
         self.conf_defaults = conf_defaults
         self.conffile = conffile
-        entity = f"client.{text(rados_id, 'rados_id')}" if rados_id else text(name or "client.admin", "name")
+        if name is None:
+            name = "client.admin"
+        entity = f"client.{text(rados_id, 'rados_id')}" if rados_id else text(name, "name")
         kind, dot, ident = entity.partition(".")
         if kind not in ("client", "mon", "osd", "mds", "mgr", "auth") or not dot or not ident:
             raise Error(f"rados_initialize failed with error code: {-errno.EINVAL}: {entity!r} is not a name")
@@ -132,10 +134,13 @@ class ClusterHandle:
         self.require_state("configuring", "connected")
         _translate(self._config.read_file, text(path, "path", opt=True) or None)
 
-    def conf_parse_argv(self, args: Sequence[str]) -> list[str]:
-        """Takes Ceph's options out of `args`; returns those that are left."""
+    def conf_parse_argv(self, args: Sequence[str]) -> list[str] | None:
+        """Takes Ceph's options out of `args`; returns those that are left, None for none at all."""
         self.require_state("configuring", "connected")
-        rest: list[str] = _translate(self._config.parse_argv, list(args))
+        if not args:
+            return None
+        rest: list[str] = _translate(self._config.parse_argv, [text(a, "args") for a in args])
+        self.parsed_args = args
         return rest
 
     def conf_parse_env(self, var: str | None = "CEPH_ARGS") -> None:
@@ -181,7 +186,7 @@ class ClusterHandle:
     def get_pool_base_tier(self, pool_id: int) -> int:
         """The pool that a cache tier is for; `pool_id` itself if it is not one."""
         self.require_state("connected")
-        pool = self.client.osdmap.pools.get(number(pool_id, "pool_id"))
+        pool = self.client.osdmap.pools.get(number(pool_id, "pool_id", -1 << 63, (1 << 63) - 1))
         if pool is None:
             raise ObjectNotFound(f"get_pool_base_tier({pool_id})", errno.ENOENT)
         return pool.tier_of if pool.tier_of >= 0 else pool_id
@@ -189,8 +194,7 @@ class ClusterHandle:
     def pool_reverse_lookup(self, pool_id: int) -> str | None:
         """The name of a pool, or None."""
         self.require_state("connected")
-        if not isinstance(pool_id, int):
-            raise TypeError("pool_id must be an integer")
+        pool_id = number(pool_id, "pool_id", -1 << 63, (1 << 63) - 1)
         return self.client.osdmap.pool_names.get(pool_id)
 
 
@@ -259,7 +263,7 @@ class Rados(ClusterHandle):
         """Creates a replicated pool. ObjectExists if there is one of that name. `auid` has had
         no meaning since luminous."""
         self.require_state("connected")
-        rule = -1 if crush_rule is None else number(crush_rule, "crush_rule")
+        rule = -1 if crush_rule is None else number(crush_rule, "crush_rule", 0, 255)
         self.client.run(self.client.create_pool(text(pool_name, "pool_name"), rule))
 
     def delete_pool(self, pool_name: str) -> None:
@@ -282,8 +286,7 @@ class Rados(ClusterHandle):
     def open_ioctx2(self, pool_id: int) -> Ioctx:
         """Opens a pool by number."""
         self.require_state("connected")
-        if not isinstance(pool_id, int):
-            raise TypeError("pool_id must be an integer")
+        pool_id = number(pool_id, "pool_id", -1 << 63, (1 << 63) - 1)
         name = self.client.osdmap.pool_names.get(pool_id)
         if name is None:
             self.wait_for_latest_osdmap()
@@ -333,7 +336,9 @@ class Rados(ClusterHandle):
         """Runs a command of an OSD; see :meth:`mon_command`. The limit is the option
         `rados_osd_op_timeout`."""
         self.require_state("connected")
-        coro = self.client.osd_command(number(osdid, "osdid"), text(cmd, "cmd"), _input(inbuf), timeout or None)
+        if int32(osdid, "osdid") < 0:
+            return -errno.EINVAL, b"", f"there is no osd.{osdid}"
+        coro = self.client.osd_command(osdid, text(cmd, "cmd"), _input(inbuf), timeout or None)
         return self._command(coro)
 
     def pg_command(self, pgid: str, cmd: str, inbuf: Any, timeout: float = 0) -> tuple[int, bytes, str]:
@@ -442,7 +447,8 @@ class Rados(ClusterHandle):
             expire_seconds: for how long; 0 for `mon_osd_blocklist_default_expire` (an hour).
         """
         self.require_state("connected")
-        self.client.run(self.client.blocklist_add(text(client_address, "client_address"), expire_seconds))
+        expire = number(expire_seconds, "expire_seconds", 0, 0xFFFFFFFF)
+        self.client.run(self.client.blocklist_add(text(client_address, "client_address"), expire))
 
 
 class MonitorLog:

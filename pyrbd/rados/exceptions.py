@@ -38,6 +38,10 @@ class InvalidArgumentError(Error):
     prefix = "RADOS invalid argument"
 
 
+class OutOfRangeArgument(InvalidArgumentError, OverflowError):
+    """A negative or too large number: an OverflowError too, which is what Ceph's binding raises."""
+
+
 class InterruptedOrTimeoutError(OSError):
     prefix = "RADOS interrupted or timeout"
 
@@ -110,17 +114,25 @@ class ExtendMismatch(Error):
 class RadosStateError(Error):
     """A call that the state of the cluster handle does not allow."""
 
+    prefix = "RADOS rados state"
+
 
 class IoctxStateError(Error):
     """A call on a closed ioctx."""
+
+    prefix = "RADOS Ioctx state error"
 
 
 class ObjectStateError(Error):
     """A call on an object that has been removed."""
 
+    prefix = "RADOS object state error"
+
 
 class LogicError(Error):
     """The library did something that it should not."""
+
+    prefix = "RADOS logic error"
 
 
 _BY_ERRNO: dict[int, type[Error]] = {

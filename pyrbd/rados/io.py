@@ -11,7 +11,6 @@ from ..errors import DecodeError
 from ..msgr.osdop import FLAG_WRITE, NOSNAP, OP_EXTENT, SNAPDIR, Reply
 from ..msgr.osdop import Op as OpCode
 from ..msgr.types import HObject, PgListResponse
-from .completion import Completion
 from .exceptions import Error, make_ex
 from .objecter import EMPTY_SNAPC, Op, PgTarget, SnapContext, Target
 from .operations import ObjectOperation, OpOutput, OpReply
@@ -90,7 +89,7 @@ class IoContext:
         flags: int = 0,
         mtime: float | None = None,
         throttled: bool = True,
-    ) -> Completion[OpReply]:
+    ) -> Op:
         """Sends a built operation; the result is an :class:`OpReply`, a failure the
         exception for its errno.
 
@@ -126,7 +125,7 @@ class IoContext:
         into: memoryview | None = None,
         background: bool = False,
         op_flags: int = 0,
-    ) -> Completion[Any]:
+    ) -> Op:
         """Reads up to `length` bytes (more than 0), fewer at the object's end.
 
         The result is `bytes`; or, when `into` (at least `length` writable bytes) is given,
@@ -159,7 +158,7 @@ class IoContext:
         snapc: SnapContext | None = None,
         background: bool = False,
         op_flags: int = 0,
-    ) -> Completion[Any]:
+    ) -> Op:
         """Writes `data`, which must not change until the completion is done; result None."""
         if offset < 0 or not len(data):
             raise ValueError(f"write of {len(data)} bytes at {offset}")
@@ -180,11 +179,12 @@ class IoContext:
 
     async def operate(self, oid: str, operation: ObjectOperation, **kwargs: Any) -> OpReply:
         """:meth:`submit` and await."""
-        return await self.submit(oid, operation, **kwargs)
+        reply: OpReply = await self.submit(oid, operation, **kwargs)
+        return reply
 
     async def call(self, oid: str, cls: str, method: str, data: Buffer = b"", **kwargs: Any) -> bytes:
         """Runs one class method and gives its output."""
-        reply = await self.submit(oid, ObjectOperation().call(cls, method, data), **kwargs)
+        reply: OpReply = await self.submit(oid, ObjectOperation().call(cls, method, data), **kwargs)
         return reply.ops[0].data
 
     async def list_page(self, cursor: HObject, count: int = 1024) -> PgListResponse:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ..errors import DecodeError
 from ..msgr.osdop import (
     FLAG_BALANCE_READS,
     FLAG_FULL_FORCE,
@@ -29,6 +30,7 @@ from ..msgr.osdop import (
 )
 from . import requests
 from .aiocompletion import Completion
+from .completion import Event
 from .exceptions import (
     ConnectionShutdown,
     Error,
@@ -39,11 +41,11 @@ from .exceptions import (
     make_ex,
 )
 from .io import IoContext
-from .objecter import EMPTY_SNAPC, SnapContext
+from .objecter import EMPTY_SNAPC, Op, SnapContext
 from .objects import ObjectIterator, Snap, SnapIterator
-from .opctx import OmapOps, ReadOp, WriteOp
+from .opctx import OmapOps, ReadOp, WriteOp, checked_op
 from .operations import OpReply
-from .requests import MAX_DATA, Request, data_of, number, text, writable
+from .requests import MAX_DATA, MAX_U64, Request, data_of, int32, number, seconds, text, writable
 from .watch import UserWatch as Watch
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ _OPERATION_FLAGS = (
 
 def osd_flags(flags: int) -> int:
     """CEPH_OSD_FLAG_* for ``LIBRADOS_OPERATION_*``."""
+    flags = int32(flags, "flags")
     return sum(osd for bit, osd in enumerate(_OPERATION_FLAGS) if flags >> bit & 1)
 
 
@@ -178,7 +181,7 @@ class IoctxBase(OmapOps):
     def set_self_managed_snap_write(self, snaps: Iterable[int | str] | None) -> None:
         """Writes preserve these snapshots from now on."""
         self.require_ioctx_open()
-        ids = sorted({int(s) for s in snaps or ()}, reverse=True)
+        ids = sorted({number(int(s), "snapshot id") for s in snaps or ()}, reverse=True)
         if ids and (ids[-1] < 1 or ids[0] >= NOSNAP - 1):
             raise InvalidArgumentError(f"snapshot ids {ids}", errno.EINVAL)
         self._snapc = SnapContext(ids[0], tuple(ids)) if ids else EMPTY_SNAPC
@@ -192,7 +195,8 @@ class IoctxBase(OmapOps):
         self._io.flags &= ~FLAG_FULL_TRY
 
     def get_last_version(self) -> int:
-        """The version of the object that was read or written last."""
+        """The version of the object that was read or written last, not asynchronously; 0 when it
+        was not there."""
         self.require_ioctx_open()
         return self._last_version
 
@@ -256,17 +260,15 @@ class IoctxBase(OmapOps):
 
     # ------------------------------------------------------------ sending
 
-    def submit(
-        self, request: Request[Any], *, background: bool = False, flags: int = 0, mtime: float | None = None
-    ) -> Pending[OpReply]:
+    def submit(self, request: Request[Any], *, background: bool = False, flags: int = 0, mtime: float = 0) -> Op:
         """Sends a request; the completion's result is the reply."""
         self.require_ioctx_open()
         operation = request.operation
         snapid = request.snapid
         if snapid is None:
             snapid = self._snap_read
-            if snapid != NOSNAP and operation.is_write:
-                raise make_ex(-errno.EROFS, self.failed(request))
+            if operation.is_write:
+                self._require_present(request)
         if not operation.is_write:
             flags |= self._client.objecter.read_flags
         return self._io.submit(
@@ -276,8 +278,12 @@ class IoctxBase(OmapOps):
             snapc=self._snapc if operation.is_write else None,
             background=background,
             flags=flags,
-            mtime=mtime,
+            mtime=seconds(mtime or 0, "mtime") or None,
         )
+
+    def _require_present(self, request: Request[Any]) -> None:
+        if self._snap_read != NOSNAP:
+            raise make_ex(-errno.EROFS, self.failed(request))
 
     def failed(self, request: Request[Any]) -> str:
         return f"Ioctx.{request.what}({self.name}): failed to {request.what} {request.oid}"
@@ -286,11 +292,14 @@ class IoctxBase(OmapOps):
         """The result of a request that has been answered, or raises."""
         error = pending.error
         if error is None:
-            reply = pending.result()
-            self._last_version = reply.user_version
-            return request.finish(reply)
+            try:
+                return request.finish(pending.result())
+            except DecodeError as e:
+                raise make_ex(-errno.EBADMSG, f"{self.failed(request)}: {e}") from e
         if not isinstance(error, Error):
             raise error
+        if request.partial is not None and isinstance(pending, Op) and pending.failed is not None:
+            request.partial(pending.failed)
         if request.recover is not None:
             return request.recover(error)
         if error.errno is None or isinstance(error, TimedOut | ConnectionShutdown):
@@ -298,16 +307,12 @@ class IoctxBase(OmapOps):
         raise make_ex(-error.errno, self.failed(request)) from None
 
     def _write_request(self, write_op: WriteOp, oid: str) -> Request[None]:
-        if not isinstance(write_op, WriteOp):
-            raise TypeError(f"write_op must be a WriteOp, not {type(write_op).__name__}")
-        op, finish = write_op.take()
+        op, finish = checked_op(write_op, WriteOp).take()
         return Request("operate write op on", text(oid, "oid"), op, finish)
 
     def _read_request(self, read_op: ReadOp, oid: str) -> Request[None]:
-        if not isinstance(read_op, ReadOp):
-            raise TypeError(f"read_op must be a ReadOp, not {type(read_op).__name__}")
-        op, finish = read_op.take()
-        return Request("operate read op on", text(oid, "oid"), op, finish)
+        op, finish = checked_op(read_op, ReadOp).take()
+        return Request("operate read op on", text(oid, "oid"), op, finish, partial=finish)
 
     def create_write_op(self) -> WriteOp:
         op: WriteOp = WriteOp().create()
@@ -365,13 +370,14 @@ class Ioctx(IoctxBase):
         other._snap_read, other._snapc = self._snap_read, self._snapc
         return other
 
-    def perform(self, request: Request[T], *, flags: int = 0, mtime: float | None = None) -> T:
+    def perform(self, request: Request[T], *, flags: int = 0, mtime: float = 0) -> T:
         """Sends a request and waits for its result in this thread."""
         pending = self.submit(request, flags=flags, mtime=mtime)
         try:
             self._client.wait(pending)
         except Error:
             pass
+        self._last_version = pending.user_version
         return self.outcome(request, pending)
 
     # ------------------------------------------------------------ objects
@@ -379,16 +385,19 @@ class Ioctx(IoctxBase):
     def read(self, key: str, length: int = 8192, offset: int = 0) -> bytes:
         """Up to `length` bytes of an object from `offset`, fewer at its end. ObjectNotFound if
         there is none."""
-        if not isinstance(length, int) or not isinstance(offset, int) or not 0 < length <= MAX_DATA or offset < 0:
+        plain = isinstance(length, int) and isinstance(offset, int)
+        if not plain or not 0 < length <= MAX_DATA or not 0 <= offset <= MAX_U64:
             return self.perform(requests.read(self, key, length, offset))
         self.require_ioctx_open()
-        client = self._client
+        pending = self._io.submit_read(text(key, "key"), offset, length, snapid=self._snap_read)
         try:
-            data: bytes = client.wait(self._io.submit_read(text(key, "key"), offset, length, snapid=self._snap_read))
+            data: bytes = self._client.wait(pending)
         except Error as e:
+            self._last_version = pending.user_version
             if e.errno is None or isinstance(e, TimedOut | ConnectionShutdown):
                 raise
             raise make_ex(-e.errno, f"Ioctx.read({self.name}): failed to read {text(key, 'key')}") from None
+        self._last_version = pending.user_version
         return data
 
     def read_into(self, key: str, buffer: Any, offset: int = 0) -> int:
@@ -398,12 +407,12 @@ class Ioctx(IoctxBase):
         view = writable(buffer)
         if not len(view):
             return 0
+        offset = number(offset, "offset")
+        pending = self._io.submit_read(text(key, "key"), offset, len(view), snapid=self._snap_read, into=view)
         try:
-            n: int = self._client.wait(
-                self._io.submit_read(text(key, "key"), offset, len(view), snapid=self._snap_read, into=view)
-            )
-        except ValueError as e:
-            raise InvalidArgumentError(str(e), errno.EINVAL) from None
+            n: int = self._client.wait(pending)
+        finally:
+            self._last_version = pending.user_version
         return n
 
     sparse_read = blocking(requests.sparse_read)
@@ -432,17 +441,18 @@ class Ioctx(IoctxBase):
     list_lockers = blocking(requests.list_lockers)
 
     def operate_write_op(
-        self, write_op: WriteOp, oid: str, mtime: float | None = None, flags: int = LIBRADOS_OPERATION_NOFLAG
+        self, write_op: WriteOp, oid: str, mtime: float = 0, flags: int = LIBRADOS_OPERATION_NOFLAG
     ) -> None:
         """Does the operations of `write_op`, which is empty afterwards.
 
         Args:
-            mtime: what the object's time of change becomes, in seconds; None or 0 for now.
+            mtime: what the object's time of change becomes, in seconds; 0 for now.
             flags: ``LIBRADOS_OPERATION_*``.
         """
         request = self._write_request(write_op, oid)
+        self._require_present(request)
         if request.operation.ops:
-            self.perform(request, flags=osd_flags(flags), mtime=mtime or None)
+            self.perform(request, flags=osd_flags(flags), mtime=mtime)
 
     def operate_read_op(self, read_op: ReadOp, oid: str, flag: int = LIBRADOS_OPERATION_NOFLAG) -> None:
         """Does the operations of `read_op`, which is empty afterwards; its iterators are filled."""
@@ -477,9 +487,10 @@ class Ioctx(IoctxBase):
                 option `osd_client_watch_timeout`.
         """
         self.require_ioctx_open()
+        silence = 0 if timeout is None else number(timeout, "timeout", 0, 0xFFFFFFFF)
         io = self._io.with_namespace(self._io.namespace)
         watch = Watch(self.dup(), io, text(obj, "obj"), callback, error_callback)
-        self._client.run(watch.open(timeout or 0))
+        self._client.run(watch.open(silence))
         return watch
 
     def notify(self, obj: str, msg: str | bytes = "", timeout_ms: int = 5000) -> bool:
@@ -555,7 +566,7 @@ class Ioctx(IoctxBase):
         deliver: Callable[[Completion, T | None], tuple[Any, ...]] | None = None,
         value: Callable[[T], int] | None = None,
         flags: int = 0,
-        mtime: float | None = None,
+        mtime: float = 0,
     ) -> Completion:
         """Sends a request; the callbacks are called when it has been answered.
 
@@ -563,8 +574,13 @@ class Ioctx(IoctxBase):
             deliver: the callbacks' arguments, of the completion and the result (None when it failed).
             value: the completion's return value.
         """
-        completion = Completion(self._client, oncomplete, onsafe, deliver, value)
-        pending = self.submit(request, background=True, flags=flags, mtime=mtime)
+        completion = Completion(self, oncomplete, onsafe, deliver, value)
+        pending: Pending[OpReply]
+        if request.operation.ops:
+            pending = self.submit(request, background=True, flags=flags, mtime=mtime)
+        else:  # an OSD would say so, or be aborted
+            pending = Event(self._client.driver)
+            pending.set_error(InvalidArgumentError("a request of no operations", errno.EINVAL))
         self._aio[id(pending)] = pending
 
         def forget(p: Pending[Any]) -> None:
@@ -687,12 +703,14 @@ class Ioctx(IoctxBase):
         oid: str,
         oncomplete: Callable[[Completion], Any] | None = None,
         onsafe: Callable[[Completion], Any] | None = None,
-        mtime: float | None = None,
+        mtime: float = 0,
         flags: int = LIBRADOS_OPERATION_NOFLAG,
     ) -> Completion:
         """As :meth:`operate_write_op`, asynchronously."""
-        request = _not_empty(self._write_request(write_op, oid))
-        return self._start(request, oncomplete, onsafe, flags=osd_flags(flags), mtime=mtime or None)
+        request = self._write_request(write_op, oid)
+
+        self._require_present(request)
+        return self._start(request, oncomplete, onsafe, flags=osd_flags(flags), mtime=mtime)
 
     def operate_aio_read_op(
         self,
@@ -703,7 +721,8 @@ class Ioctx(IoctxBase):
         flag: int = LIBRADOS_OPERATION_NOFLAG,
     ) -> Completion:
         """As :meth:`operate_read_op`, asynchronously."""
-        request = _not_empty(self._read_request(read_op, oid))
+        request = self._read_request(read_op, oid)
+
         return self._start(request, oncomplete, onsafe, flags=osd_flags(flag))
 
     def aio_notify(
@@ -722,7 +741,7 @@ class Ioctx(IoctxBase):
             acks, missing = decode_acks(payload)
             return c, 0, [(gid, cookie, answer or "") for gid, cookie, answer in acks], missing
 
-        completion = Completion(self._client, oncomplete, None, deliver, None)
+        completion = Completion(self, oncomplete, None, deliver, None)
         completion.follow(self._client.spawn(coro), lambda p: p.result())
         return completion
 
@@ -739,12 +758,6 @@ class Ioctx(IoctxBase):
 
 def _message(msg: str | bytes) -> bytes:
     return msg.encode() if isinstance(msg, str) else bytes(data_of(msg, "msg"))
-
-
-def _not_empty(request: Request[None]) -> Request[None]:
-    if not request.operation.ops:
-        raise InvalidArgumentError(f"{request.what} {request.oid}: nothing to do", errno.EINVAL)
-    return request
 
 
 __all__ = ["Ioctx", "IoctxBase", "Watch"]

@@ -209,6 +209,7 @@ class Op(Completion[Any]):
         "base",
         "cost",
         "data",
+        "failed",
         "finish",
         "flags",
         "force_epoch",
@@ -231,6 +232,7 @@ class Op(Completion[Any]):
         "target",
         "throttled",
         "tid",
+        "user_version",
     )
 
     def __init__(
@@ -275,6 +277,10 @@ class Op(Completion[Any]):
         self.receiving = False
         self.answering = False
         self.mtime = (0, 0)
+        self.failed: OpReply | None = None
+        """What came with an error: the operations before the one that failed may have outputs."""
+        self.user_version = 0
+        """The object's version that the answer tells, also when it tells of an error."""
         self.sent_seed = -1
         self.sent_primary = -1
         self.sent_role = -1
@@ -912,6 +918,7 @@ class Objecter:
         if reply.redirected:
             self._redirect(session, op, message)
             return
+        op.user_version = reply.user_version
         try:
             op.set_result(op.finish(op, reply, message.data))
         except Error as e:
@@ -1253,6 +1260,8 @@ def _finish_operation(op: Op, reply: Reply, data: bytes | None) -> OpReply:
         at += r.length
     if at > len(data):
         raise DecodeError(f"the OSD announced {at} bytes and sent {len(data)}")
+    result = OpReply(reply.result, tuple(outputs), reply.user_version)
     if reply.result < 0:
+        op.failed = result
         raise make_ex(reply.result, f"error on {op.target}")
-    return OpReply(reply.result, tuple(outputs), reply.user_version)
+    return result

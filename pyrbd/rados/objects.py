@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..msgr.osdop import NOSNAP
@@ -49,6 +49,21 @@ class SnapIterator:
 
     def __next__(self) -> Snap:
         return next(self._snaps)
+
+
+class XattrIterator:
+    """The extended attributes of an object, as (name, value)."""
+
+    def __init__(self, ioctx: IoctxBase, oid: str, pairs: Iterable[tuple[str, bytes]]) -> None:
+        self.ioctx = ioctx
+        self.oid = oid
+        self._pairs = iter(pairs)
+
+    def __iter__(self) -> XattrIterator:
+        return self
+
+    def __next__(self) -> tuple[str, bytes]:
+        return next(self._pairs)
 
 
 class Object:
@@ -106,7 +121,7 @@ class Object:
     def get_xattr(self, xattr_name: str) -> bytes:
         return self._io().get_xattr(self.key, xattr_name)
 
-    def get_xattrs(self) -> Iterator[tuple[str, bytes]]:
+    def get_xattrs(self) -> XattrIterator:
         return self._io().get_xattrs(self.key)
 
     def set_xattr(self, xattr_name: str, xattr_value: Any) -> bool:
@@ -157,4 +172,4 @@ class ObjectIterator:
         return Object(self.ioctx, entry.oid, entry.locator or None, entry.nspace)
 
 
-__all__ = ["Object", "ObjectIterator", "Snap", "SnapIterator"]
+__all__ = ["Object", "ObjectIterator", "Snap", "SnapIterator", "XattrIterator"]

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from ..denc import Decoder
 from ..msgr.osdop import OpFlag
 from .exceptions import Error, InvalidArgumentError, make_ex
 from .operations import ObjectOperation, OpOutput, OpReply
-from .requests import checked, data_of, number, text
+from .requests import MAX_U64, checked, data_of, int32, number, text
+
+_OpT = TypeVar("_OpT", bound="_Op")
 
 LIBRADOS_OP_FLAG_EXCL = 0x1
 LIBRADOS_OP_FLAG_FAILOK = 0x2
@@ -47,7 +49,7 @@ def raw_key(value: Any, name: str) -> bytes:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
-        return value.encode()
+        return value.encode("utf-8", "surrogateescape")
     raise TypeError(f"{name} must be a string")
 
 
@@ -94,7 +96,7 @@ class _Op:
 
         def finish(reply: OpReply) -> None:
             for index, deliver in outputs:
-                if index < len(reply.ops):
+                if index < len(reply.ops) and (reply.result >= 0 or reply.ops[index].data):
                     deliver(reply.ops[index])
 
         return op, finish
@@ -108,10 +110,11 @@ class _Op:
         checked(lambda: build(self._op) and self._op)  # type: ignore[arg-type,return-value]
 
     def set_flags(self, flags: int = 0) -> None:
-        """Sets ``LIBRADOS_OP_FLAG_*`` for the operation that was added last."""
+        """Sets ``LIBRADOS_OP_FLAG_*`` for the operation that was added last, in place of those that
+        it has: 0 after an exclusive :meth:`new` makes it one that is not."""
         if not len(self._op):
             raise InvalidArgumentError("flags for the last operation, and there is none", errno.EINVAL)
-        self._op.set_op_flags(number(flags, "flags") & _OP_FLAGS)
+        self._op.set_op_flags(int32(flags, "flags") & _OP_FLAGS)
 
     def cmpext(self, cmp_buf: Any, offset: int = 0) -> None:
         """Goes on only if the object has `cmp_buf` at `offset`; else ExtendMismatch."""
@@ -136,7 +139,7 @@ class _Op:
     def omap_cmp(self, key: str | bytes, val: str | bytes, cmp_op: int = LIBRADOS_CMPXATTR_OP_EQ) -> None:
         """Goes on only if `val` stands in this relation to the key's value (EQ, GT or LT);
         else it is ECANCELED."""
-        pair = (raw_key(val, "val"), number(cmp_op, "cmp_op"))
+        pair = (raw_key(val, "val"), number(cmp_op, "cmp_op", 0, 255))
         self.add(lambda op: op.omap_cmp({raw_key(key, "key"): pair}))
 
 
@@ -145,7 +148,7 @@ class WriteOp(_Op):
 
     def new(self, exclusive: int | None = None) -> None:
         """Makes the object; with LIBRADOS_CREATE_EXCLUSIVE it is ObjectExists if it is there."""
-        self.add(lambda op: op.create(exclusive == LIBRADOS_CREATE_EXCLUSIVE))
+        self.add(lambda op: op.create(int32(exclusive or 0, "exclusive") != 0))
 
     def remove(self) -> None:
         self.add(lambda op: op.remove())
@@ -235,6 +238,12 @@ class OmapIterator:
         self.more = bool(d.u8()) if d.remaining else False
 
 
+def checked_op(op: Any, cls: type[_OpT]) -> _OpT:
+    if not isinstance(op, cls):
+        raise TypeError(f"a {cls.__name__} is needed, not {type(op).__name__}")
+    return op
+
+
 class OmapOps:
     """The methods of an ioctx that add omap operations to an op."""
 
@@ -245,30 +254,30 @@ class OmapOps:
         pairs = {}
         for k, v in zip(keys, values):
             pairs[raw_key(k, "keys")] = v.encode() if isinstance(v, str) else bytes(data_of(v, "values"))
-        write_op.add(lambda op: op.omap_set(pairs))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_set(pairs))
 
     def remove_omap_keys(self, write_op: WriteOp, keys: Sequence[str | bytes]) -> None:
         """Adds: removes `keys`; those that are not there do not matter."""
         raw = [raw_key(k, "keys") for k in keys]
-        write_op.add(lambda op: op.omap_rm_keys(raw))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_rm_keys(raw))
 
     def clear_omap(self, write_op: WriteOp) -> None:
         """Adds: removes all keys and the header."""
-        write_op.add(lambda op: op.omap_clear())
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_clear())
 
     def remove_omap_range2(self, write_op: WriteOp, key_begin: str | bytes, key_end: str | bytes) -> None:
         """Adds: removes the keys from `key_begin` up to, without, `key_end`."""
         begin, end = raw_key(key_begin, "key_begin"), raw_key(key_end, "key_end")
-        write_op.add(lambda op: op.omap_rm_range(begin, end))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_rm_range(begin, end))
 
     def set_omap_header(self, write_op: WriteOp, header: Any) -> None:
         """Adds: sets the omap's header. Not in Ceph's binding."""
         view = data_of(header, "header")
-        write_op.add(lambda op: op.omap_set_header(view))
+        checked_op(write_op, WriteOp).add(lambda op: op.omap_set_header(view))
 
     def get_omap_header(self, read_op: ReadOp, deliver: Callable[[bytes], object]) -> None:
         """Adds: `deliver(header)` is called when the op has been operated. Not in Ceph's binding."""
-        read_op.add(lambda op: op.omap_get_header())
+        checked_op(read_op, ReadOp).add(lambda op: op.omap_get_header())
         read_op.wants_output(lambda output: deliver(output.data))
 
     def get_omap_vals(
@@ -290,7 +299,9 @@ class OmapOps:
         """
         it = OmapIterator(self, omap_key_type)
         after, prefix = raw_key(start_after or b"", "start_after"), raw_key(filter_prefix or b"", "filter_prefix")
-        read_op.add(lambda op: op.omap_get_vals(after, prefix, number(max_return, "max_return")))
+        checked_op(read_op, ReadOp).add(
+            lambda op: op.omap_get_vals(after, prefix, int32(max_return, "max_return") & MAX_U64)
+        )
         read_op.wants_output(lambda output: it.fill(output, values=True))
         return it, 0
 
@@ -304,7 +315,8 @@ class OmapOps:
         """Adds: as :meth:`get_omap_vals`, with None for the values."""
         it = OmapIterator(self, omap_key_type)
         after = raw_key(start_after or b"", "start_after")
-        read_op.add(lambda op: op.omap_get_keys(after, number(max_return, "max_return")))
+        count = int32(max_return, "max_return") & MAX_U64
+        checked_op(read_op, ReadOp).add(lambda op: op.omap_get_keys(after, count))
         read_op.wants_output(lambda output: it.fill(output, values=False))
         return it, 0
 
@@ -314,6 +326,6 @@ class OmapOps:
         """Adds: those of `keys` that are there, with their values."""
         it = OmapIterator(self, omap_key_type)
         raw = [raw_key(k, "keys") for k in keys]
-        read_op.add(lambda op: op.omap_get_vals_by_keys(raw))
+        checked_op(read_op, ReadOp).add(lambda op: op.omap_get_vals_by_keys(raw))
         read_op.wants_output(lambda output: it.fill(output, values=True))
         return it, 0

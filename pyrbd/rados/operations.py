@@ -34,6 +34,7 @@ _TWO = _struct.Struct("<HIQQ12xI")  # assert_ver: unused, version
 _SNAP = _struct.Struct("<HIQ20xI")
 _WRITESAME = _struct.Struct("<HIQQQ4xI")
 _CHECKSUM = _struct.Struct("<HIQQIB7xI")
+_MAX_DATA = 0x7FFFFFFF
 _MAX_U64 = 0xFFFFFFFFFFFFFFFF
 
 CMPXATTR_MODE_STRING = 1
@@ -106,9 +107,10 @@ class ObjectOperation:
         return self._extent(op, 0, 0, payload)
 
     def set_op_flags(self, flags: int) -> Self:
-        """Adds :class:`~pyrbd.msgr.osdop.OpFlag` bits to the operation added last."""
+        """Gives these :class:`~pyrbd.msgr.osdop.OpFlag` bits to the operation added last, in place of
+        those that it has."""
         raw = bytearray(self.ops[-1])
-        _struct.pack_into("<I", raw, 2, _struct.unpack_from("<I", raw, 2)[0] | flags)
+        _struct.pack_into("<I", raw, 2, flags)
         self.ops[-1] = bytes(raw)
         return self
 
@@ -138,8 +140,9 @@ class ObjectOperation:
         return self._extent(Op.APPEND, 0, len(data), data)
 
     def writesame(self, offset: int, length: int, data: Buffer) -> Self:
-        """Writes `data` again and again over `length` bytes, a multiple of its size."""
-        if offset < 0 or length < 0 or offset + length > _MAX_U64:
+        """Writes `data` again and again over `length` bytes, a multiple of its size. The OSD has
+        all of them in its memory."""
+        if offset < 0 or not 0 <= length <= _MAX_DATA or offset + length > _MAX_U64:
             raise ValueError(f"offset {offset}, length {length} of an operation")
         if not len(data) or length % len(data):
             raise ValueError(f"{length} bytes are not a multiple of the {len(data)} to repeat")
@@ -215,12 +218,13 @@ class ObjectOperation:
 
     def call(self, cls: str, method: str, data: Buffer = b"") -> Self:
         """Runs a method of an object class in the OSD; whether it writes, the OSD knows."""
-        if not cls or not method or len(cls) > 255 or len(method) > 255:
-            raise ValueError("class and method names have 1 to 255 characters")
-        payload = cls.encode() + method.encode() + bytes(data)
+        names = _raw(cls), _raw(method)
+        if not 1 <= min(map(len, names)) <= max(map(len, names)) <= 255:
+            raise ValueError("class and method names have 1 to 255 bytes")
+        payload = b"".join((*names, data))
         # the OSD looks up itself whether the method writes; both flags let it
         self.flags |= FLAG_READ | FLAG_EXEC
-        self.ops.append(_CLS.pack(Op.CALL, 0, len(cls), len(method), 0, len(data), len(payload)))
+        self.ops.append(_CLS.pack(Op.CALL, 0, len(names[0]), len(names[1]), 0, len(data), len(payload)))
         self.indata.append(payload)
         return self
 
@@ -233,7 +237,7 @@ class ObjectOperation:
     # ------------------------------------------------------------ xattrs
 
     def _xattr(self, op: int, name: str, value: Buffer = b"") -> Self:
-        raw = name.encode()
+        raw = _raw(name)
         self._mode(op)
         self.ops.append(_XATTR.pack(op, 0, len(raw), len(value), 0, 0, len(raw) + len(value)))
         self.indata.append(raw + bytes(value))
@@ -258,7 +262,7 @@ class ObjectOperation:
         if not 1 <= comparison <= 6:
             raise ValueError(f"comparison {comparison}")
         mode = CMPXATTR_MODE_U64 if isinstance(value, int) else CMPXATTR_MODE_STRING
-        raw, text = name.encode(), value.to_bytes(8, "little") if isinstance(value, int) else bytes(value)
+        raw, text = _raw(name), value.to_bytes(8, "little") if isinstance(value, int) else bytes(value)
         self._mode(Op.CMPXATTR)
         sizes = (len(raw), len(text), comparison, mode, len(raw) + len(text))
         self.ops.append(_XATTR.pack(Op.CMPXATTR, 0, *sizes))
@@ -366,6 +370,10 @@ class ObjectOperation:
     def list_snaps(self) -> Self:
         """obj_list_snap_response_t; sent with snapid SNAPDIR."""
         return self._with_payload(Op.LIST_SNAPS)
+
+
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _encode_keys(keys: Iterable[bytes]) -> bytearray:

@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from operator import index
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ..denc import Decoder
-from ..msgr.osdop import SNAPDIR
+from ..msgr.osdop import NOSNAP, SNAPDIR
 from ..msgr.types import EntityName, ListSnaps
 from . import cls_lock
-from .exceptions import Error, ExtendMismatch, InvalidArgumentError, make_ex
+from .exceptions import Error, ExtendMismatch, InvalidArgumentError, OutOfRangeArgument, make_ex
+from .objects import XattrIterator
 from .operations import ObjectOperation, OpReply
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_U64 = 0xFFFFFFFFFFFFFFFF
 MAX_DATA = 0x7FFFFFFF
 """Bytes in one request; librados refuses more with E2BIG."""
 
@@ -40,10 +43,11 @@ class Request(Generic[T]):
         what: is being done, for the message of an error.
         finish: makes the result of the reply.
         recover: makes a result of an error that is one, or raises it.
-        snapid: to read from; None for what the ioctx says.
+        partial: gets what came with an error.
+        snapid: to read from; None for what the ioctx says, which may refuse a write then.
     """
 
-    __slots__ = ("finish", "oid", "operation", "recover", "snapid", "what")
+    __slots__ = ("finish", "oid", "operation", "partial", "recover", "snapid", "what")
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Request(Generic[T]):
         finish: Callable[[OpReply], T],
         *,
         recover: Callable[[Error], T] | None = None,
+        partial: Callable[[OpReply], object] | None = None,
         snapid: int | None = None,
     ) -> None:
         self.what = what
@@ -60,24 +65,45 @@ class Request(Generic[T]):
         self.operation = operation
         self.finish = finish
         self.recover = recover
+        self.partial = partial
         self.snapid = snapid
 
 
 def text(value: Any, name: str, *, opt: bool = False) -> str:
-    """A str from str or UTF-8 bytes; TypeError for anything else, as in Ceph's binding."""
+    """A str from str or bytes, which need not be UTF-8 (surrogateescape); TypeError for anything
+    else, as in Ceph's binding."""
     if isinstance(value, str):
         return value
     if isinstance(value, bytes):
-        return value.decode()
+        return value.decode("utf-8", "surrogateescape")
     if value is None and opt:
         return ""
     raise TypeError(f"{name} must be a string")
 
 
-def number(value: Any, name: str) -> int:
-    if isinstance(value, int):
-        return value
-    raise TypeError(f"{name} must be an integer, not {type(value).__name__}")
+def number(value: Any, name: str, low: int = 0, high: int = MAX_U64) -> int:
+    """An int, from anything that is one (NumPy's too); TypeError for what is not,
+    OutOfRangeArgument for what is not from `low` to `high`."""
+    if not isinstance(value, int):
+        try:
+            value = index(value)
+        except TypeError:
+            raise TypeError(f"{name} must be an integer, not {type(value).__name__}") from None
+    if low <= value <= high:
+        return int(value)
+    raise OutOfRangeArgument(f"{name} {value} is not from {low} to {high}", errno.EINVAL)
+
+
+def int32(value: Any, name: str) -> int:
+    """A number that is an int in C."""
+    return number(value, name, -1 << 31, (1 << 31) - 1)
+
+
+def seconds(value: Any, name: str, low: int = 0, high: int = 0xFFFFFFFF) -> float:
+    """A time or duration, which may be a float."""
+    if not isinstance(value, float) or not low <= value <= high:
+        return number(int(value) if isinstance(value, float) else value, name, low, high)
+    return value
 
 
 def data_of(value: Any, name: str) -> bytes | bytearray | memoryview:
@@ -133,8 +159,7 @@ def _output(reply: OpReply) -> bytes:
 
 def read(self: IoctxBase, key: str, length: int = 8192, offset: int = 0) -> Request[bytes]:
     """Up to `length` bytes from `offset`, fewer at the object's end."""
-    if number(length, "length") < 0 or number(offset, "offset") < 0:
-        raise InvalidArgumentError(f"read of {length} bytes at {offset}", errno.EINVAL)
+    length, offset = number(length, "length"), number(offset, "offset")
     if length > MAX_DATA:
         raise make_ex(-errno.EDOM, f"read of {length} bytes")
     name = text(key, "key")
@@ -158,8 +183,7 @@ def sparse_read(
             at += size
         return parts
 
-    if number(length, "length") <= 0:
-        raise InvalidArgumentError(f"sparse read of {length} bytes", errno.EINVAL)
+    length, offset = number(length, "length", 1), number(offset, "offset")
     return Request("read", name, checked(lambda: ObjectOperation().sparse_read(offset, length)), finish)
 
 
@@ -177,8 +201,10 @@ def write_full(self: IoctxBase, key: str, data: Any) -> Request[int]:
 
 def writesame(self: IoctxBase, key: str, data: Any, write_len: int, offset: int = 0) -> Request[None]:
     """Writes `data` again and again over `write_len` bytes, a multiple of its size."""
-    view = data_of(data, "data")
-    op = checked(lambda: ObjectOperation().writesame(number(offset, "offset"), number(write_len, "write_len"), view))
+    view, write_len = data_of(data, "data"), number(write_len, "write_len")
+    if write_len > MAX_DATA:
+        raise make_ex(-errno.E2BIG, f"{write_len} bytes in one request")
+    op = checked(lambda: ObjectOperation().writesame(number(offset, "offset"), write_len, view))
     return Request("writesame", text(key, "key"), op, _nothing)
 
 
@@ -230,6 +256,8 @@ def checksum(
         length: a multiple of `chunk_size`; 0 for up to the object's end.
     """
     kinds = {"xxhash32": (0, 4), "xxhash64": (1, 8), "crc32c": (2, 4)}
+    init_value, length = number(init_value, "init_value"), number(length, "length")
+    offset, chunk_size = number(offset, "offset"), number(chunk_size, "chunk_size", 0, 0xFFFFFFFF)
     if type not in kinds:
         raise InvalidArgumentError(f"checksum type {type!r}: one of {', '.join(kinds)}", errno.EINVAL)
     kind, size = kinds[type]
@@ -237,7 +265,7 @@ def checksum(
 
     def finish(reply: OpReply) -> list[int]:
         d = Decoder(reply.ops[0].data)
-        return [int.from_bytes(d.raw(size), "little") for _ in range(d.count(size))]
+        return [int.from_bytes(d.raw(size), "little") for _ in range(d.count(size) if d.remaining else 0)]
 
     op = checked(lambda: ObjectOperation().checksum(kind, seed, offset, length, chunk_size))
     return Request("checksum", text(key, "key"), op, finish)
@@ -268,9 +296,9 @@ def execute(
         out = reply.ops[0]
         if len(out.data) > length:
             raise make_ex(-errno.ERANGE, f"{cls}.{method} gave {len(out.data)} bytes, more than {length}")
-        return len(out.data) or out.rval, out.data
+        return len(out.data) or reply.result, out.data
 
-    name = text(key, "key")
+    name, length = text(key, "key"), number(length, "length")
     op = checked(lambda: ObjectOperation().call(text(cls, "cls"), text(method, "method"), data_of(data, "data")))
     return Request("execute", name, op, finish)
 
@@ -283,14 +311,17 @@ def get_xattr(self: IoctxBase, key: str, xattr_name: str) -> Request[bytes]:
     return Request("get_xattr", text(key, "key"), ObjectOperation().getxattr(text(xattr_name, "xattr_name")), _output)
 
 
-def get_xattrs(self: IoctxBase, oid: str) -> Request[Iterator[tuple[str, bytes]]]:
+def get_xattrs(self: IoctxBase, oid: str) -> Request[XattrIterator]:
     """(name, value) of all extended attributes."""
 
-    def finish(reply: OpReply) -> Iterator[tuple[str, bytes]]:
-        d = Decoder(reply.ops[0].data)
-        return iter([(d.string(), d.blob()) for _ in range(d.count(8))] if d.remaining else [])
+    name = text(oid, "oid")
 
-    return Request("get_xattrs", text(oid, "oid"), ObjectOperation().getxattrs(), finish)
+    def finish(reply: OpReply) -> XattrIterator:
+        d = Decoder(reply.ops[0].data)
+        pairs = [(d.string(), d.blob()) for _ in range(d.count(8))] if d.remaining else []
+        return XattrIterator(self, name, pairs)
+
+    return Request("get_xattrs", name, ObjectOperation().getxattrs(), finish)
 
 
 def set_xattr(self: IoctxBase, key: str, xattr_name: str, xattr_value: Any) -> Request[bool]:
@@ -332,8 +363,8 @@ def list_object_snaps(self: IoctxBase, key: str) -> Request[tuple[int, list[Obje
 
 def rollback_self_managed_snap(self: IoctxBase, oid: str, snap_id: int) -> Request[None]:
     """Makes the object what it was at a snapshot."""
-    op = checked(lambda: ObjectOperation().rollback(number(snap_id, "snap_id")))
-    return Request("rollback", text(oid, "oid"), op, _nothing)
+    op = ObjectOperation().rollback(number(snap_id, "snap_id"))
+    return Request("rollback", text(oid, "oid"), op, _nothing, snapid=NOSNAP)
 
 
 def snap_rollback(self: IoctxBase, oid: str, snap_name: str) -> Request[None]:
@@ -342,6 +373,10 @@ def snap_rollback(self: IoctxBase, oid: str, snap_name: str) -> Request[None]:
 
 
 # ---------------------------------------------------------------- advisory locks
+
+
+def _duration(duration: float | None) -> float:
+    return 0.0 if duration is None else seconds(duration, "duration", -1 << 63, (1 << 63) - 1)
 
 
 def lock_exclusive(
@@ -353,8 +388,8 @@ def lock_exclusive(
         duration: seconds until it expires, None for never.
         flags: 1 renews a lock that we hold, 2 only renews.
     """
-    cookie, desc = text(cookie, "cookie"), text(desc, "desc")
-    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_EXCLUSIVE, cookie, "", desc, duration or 0.0, flags)
+    cookie, desc, flags = text(cookie, "cookie"), text(desc, "desc"), number(flags, "flags", 0, 255)
+    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_EXCLUSIVE, cookie, "", desc, _duration(duration), flags)
     return Request("lock", text(key, "key"), op, _nothing)
 
 
@@ -370,7 +405,8 @@ def lock_shared(
 ) -> Request[None]:
     """Takes a lock that others may share who give the same `tag`."""
     cookie, tag, desc = text(cookie, "cookie"), text(tag, "tag"), text(desc, "desc")
-    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_SHARED, cookie, tag, desc, duration or 0.0, flags)
+    flags = number(flags, "flags", 0, 255)
+    op = cls_lock.lock(text(name, "name"), cls_lock.LOCK_SHARED, cookie, tag, desc, _duration(duration), flags)
     return Request("lock", text(key, "key"), op, _nothing)
 
 

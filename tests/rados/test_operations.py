@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import array
 import errno
-import json
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -241,138 +239,13 @@ def test_namespaces_and_locators(ioctx: rados.Ioctx, name: str, rados_cli: Calla
     assert ioctx.get_namespace() == rados.LIBRADOS_ALL_NSPACES
 
 
-WRITES = (
-    "write",
-    "write_full",
-    "append",
-    "zero",
-    "truncate",
-    "writesame",
-    "set_xattr",
-    "rm_xattr",
-    "new",
-    "remove",
-    "cmpext",
-    "omap_set",
-    "omap_rm",
-    "omap_clear",
-    "omap_range",
-    "omap_cmp",
-    "execute",
-)
-
-
-def random_request(rng: random.Random) -> list[list[Any]]:
-    """Some operations for one request: lists of plain values, for both clients."""
-    request: list[list[Any]] = []
-    for _ in range(rng.choice((1, 1, 2, 3, 5))):
-        kind = rng.choice(WRITES)
-        text, offset, length = (
-            "xyzabc"[: rng.randrange(1, 7)] * rng.randrange(1, 40),
-            rng.randrange(300),
-            rng.randrange(1, 300),
-        )
-        if kind in ("write", "cmpext"):
-            request.append([kind, text, offset])
-        elif kind in ("write_full", "append", "omap_cmp"):
-            request.append([kind, text])
-        elif kind == "zero":
-            request.append([kind, offset, length])
-        elif kind == "writesame":
-            request.append([kind, text, len(text) * rng.randrange(1, 5), offset])
-        elif kind == "truncate":
-            request.append([kind, offset])
-        elif kind in ("set_xattr", "omap_set"):
-            request.append([kind, rng.choice("abc"), text])
-        elif kind in ("rm_xattr", "omap_rm"):
-            request.append([kind, rng.choice("abc")])
-        elif kind == "new":
-            request.append([kind, rng.randrange(2)])
-        elif kind == "omap_range":
-            request.append([kind, *sorted(rng.choices("abcd", k=2))])
-        else:
-            request.append([kind])
-    return request
-
-
-BOTH = '''
-def do(ioctx, oid, request):
-    """One request by either module; gives 0 or the errno."""
-    op = ioctx.create_write_op()
-    for kind, *args in request:
-        if kind == "omap_set":
-            ioctx.set_omap(op, (args[0],), (args[1].encode(),))
-        elif kind == "omap_rm":
-            ioctx.remove_omap_keys(op, (args[0],))
-        elif kind == "omap_clear":
-            ioctx.clear_omap(op)
-        elif kind == "omap_range":
-            ioctx.remove_omap_range2(op, *args)
-        elif kind == "omap_cmp":
-            op.omap_cmp("a", args[0])
-        elif kind == "execute":
-            op.execute("hello", "record_hello", b"you")
-        elif kind == "zero":
-            op.zero(*SWAP(args))
-        elif kind in ("rm_xattr", "new", "truncate", "remove"):
-            getattr(op, kind)(*args)
-        elif kind == "set_xattr":
-            op.set_xattr(args[0], args[1].encode())
-        else:
-            getattr(op, kind)(args[0].encode(), *args[1:])
-    try:
-        ioctx.operate_write_op(op, oid)
-    except rados.Error as e:
-        return e.errno
-    return 0
-
-
-def state(ioctx, oid):
-    """All that there is of an object."""
-    try:
-        data = ioctx.read(oid, 1 << 20)
-    except rados.ObjectNotFound:
-        return None
-    op = ioctx.create_read_op()
-    pairs, _ = ioctx.get_omap_vals(op, "", "", 100)
-    ioctx.operate_read_op(op, oid)
-    xattrs = sorted((k, v.decode()) for k, v in ioctx.get_xattrs(oid) if k != "said_by")  # hello puts the time there
-    return [data.decode("latin-1"), xattrs,
-            [(k, v.decode()) for k, v in pairs]]
-
-
-def play(ioctx, oid, requests):
-    return [[do(ioctx, oid, r), state(ioctx, oid)] for r in requests]
-'''
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_random_requests_do_what_librados_does(bluestore: str, librados: Librados, seed: int) -> None:
-    """The same requests by both clients, each on an object of its own: the same errors, the
-    same objects after each."""
-    rng = random.Random(seed)
-    requests = [random_request(rng) for _ in range(60)]
-    here: dict[str, Any] = {"rados": rados, "SWAP": lambda args: args}
-    exec(BOTH, here)  # noqa: S102 - the very text that the other client runs
-    with rados.Rados(conffile=bluestore) as cluster, cluster.open_ioctx("rbd") as ioctx:
-        ours = here["play"](ioctx, f"ours.{seed}", requests)
-    # the binding of 16.2 takes offset and length of zero the other way round
-    there = f"SWAP = lambda args: args[::-1] if {SWAPPED} else args\n{BOTH}\n"
-    theirs = librados(f"{there}result = play(ioctx, 'theirs.{seed}', json.loads({json.dumps(requests)!r}))")
-    for i, (a, b) in enumerate(zip(json.loads(json.dumps(ours)), theirs)):
-        assert a == b, f"request {i}: {requests[i]}"
-    assert len(ours) == len(theirs)
-
-
-SWAPPED = "rados.Rados().version().major == 3 and not hasattr(rados.Ioctx, 'break_lock')"
-
-
 def test_what_would_abort_an_osd_is_refused(ioctx: rados.Ioctx, name: str) -> None:
     ioctx.write_full(name, b"abc")
     for refused in (
         lambda: ioctx.zero(name, 0, 0),
         lambda: ioctx.writesame(name, b"", 10),
         lambda: ioctx.writesame(name, b"abc", 10),
+        lambda: rados.WriteOp().writesame(b"abc", 3 << 40),
         lambda: ioctx.write(name, b"x", -1),
         lambda: ioctx.write(name, b"x", (1 << 64) - 1),
         lambda: ioctx.trunc(name, 1 << 64),
