@@ -215,7 +215,7 @@ def test_more_at_once_than_may_be_in_flight(conf: str, name: str) -> None:
             tasks = [asyncio.ensure_future(ioctx.append(name, b)) for b in blocks]  # type: ignore[arg-type]
             most = 0
             while not all(t.done() for t in tasks):
-                ops, size = cluster.client.objecter.in_flight
+                ops, size = cluster.client.objecter.throttle.in_flight
                 assert ops <= 10 and size <= 120_000
                 most = max(most, ops)
                 await asyncio.sleep(0)
@@ -258,7 +258,7 @@ def test_a_task_that_is_cancelled_at_any_step_leaves_nothing_behind(conf: str, n
         assert cancelled > 20
         await ioctx.write_full(name, b"the end")
         assert await ioctx.read(name) == b"the end"
-        assert client.objecter.in_flight == (0, 0)
+        assert client.objecter.throttle.in_flight == (0, 0)
         assert not client.watches._watches and not client.dialogs
 
     on_loop(work, conf)

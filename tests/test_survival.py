@@ -324,7 +324,7 @@ def test_backoffs_are_honoured(store: NativeCluster, pool: rados.Ioctx) -> None:
 
     def work() -> None:
         nonlocal done
-        while pool.rados.client.objecter.backoffs < 3 or done < 300:
+        while pool.rados.client.objecter.backoffs.count < 3 or done < 300:
             pool.append(f"{done % 40}", done.to_bytes(8, "little"))
             done += 1
 
@@ -397,7 +397,7 @@ def test_memory_is_bounded_with_thousands_of_operations(pool: rados.Ioctx, store
                 completions.append(
                     io.aio_append("log", i.to_bytes(4, "little") * 16384 if i % 50 == 0 else i.to_bytes(4, "little"))
                 )
-                ops, size = objecter_.in_flight
+                ops, size = objecter_.throttle.in_flight
                 most[:] = max(most[0], ops), max(most[1], size)
             return completions
 
@@ -405,7 +405,7 @@ def test_memory_is_bounded_with_thousands_of_operations(pool: rados.Ioctx, store
         small.wait_for_latest_osdmap()
         begin = Background(begin_many)
         assert begin.waits(1), "two thousand operations were taken while forty may be in flight"
-        assert objecter_.in_flight[0] <= 40
+        assert objecter_.throttle.in_flight[0] <= 40
         ceph("osd unset", key="pause")
         for completion in begin.join():
             completion.wait_for_complete()
@@ -414,7 +414,7 @@ def test_memory_is_bounded_with_thousands_of_operations(pool: rados.Ioctx, store
         data = io.read("log", 8 * MIB)
         want = b"".join(i.to_bytes(4, "little") * (16384 if i % 50 == 0 else 1) for i in range(2000))
         assert data == want
-        assert objecter_.in_flight == (0, 0)
+        assert objecter_.throttle.in_flight == (0, 0)
 
 
 def test_a_thousand_operations_in_flight(pool: rados.Ioctx) -> None:

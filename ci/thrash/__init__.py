@@ -131,7 +131,7 @@ def run(
                 workload.join(HANG)
             say("reading back")
             resends = sum(h.client.objecter.resends for h in handles)
-            backoffs = sum(h.client.objecter.backoffs for h in handles)
+            backoffs = sum(h.client.objecter.backoffs.count for h in handles)
             for workload in workloads:
                 if not workload.found.failed:
                     workload.verify()

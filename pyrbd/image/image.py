@@ -12,8 +12,9 @@ from ..log import Log
 from ..msgr.buffers import BytesBuffer
 from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
-from ..rados.objecter import Op, SnapContext
+from ..rados.op import Op
 from ..rados.operations import ObjectOperation
+from ..rados.target import SnapContext
 from . import cls_rbd, features
 from .cls_rbd import ListWatchResponse, ParentSpec, RawHeader, SnapshotInfo, WatchItem
 from .errors import FunctionNotSupported, ImageNotFound, InvalidArgument, OutOfRangeArgument, ReadOnlyImage

@@ -44,6 +44,7 @@ from .keyring import find_key
 from .monclient import CommandReply, MonClient, features_for_commands
 from .monhost import find_monitors
 from .objecter import Objecter
+from .op import Op
 from .watch import Watches
 
 if TYPE_CHECKING:
@@ -207,10 +208,8 @@ class Client:
     def wait_for_budget(self, op: Completion[Any]) -> None:
         """Holds up a thread that begins operations faster than the cluster ends them, until
         the one it began last may be sent."""
-        from .objecter import Op
-
         while isinstance(op, Op) and self.objecter.is_queued(op):
-            self.objecter.wait_for_room()
+            self.objecter.throttle.wait()
 
     # ------------------------------------------------------------ connecting
 
@@ -249,8 +248,8 @@ class Client:
             raise make_ex(-e.errno, str(e)) from e
         self.op_timeout = config.get_float("rados_osd_op_timeout")
         self.mon_timeout = config.get_float("rados_mon_op_timeout")
-        self.objecter.max_ops = config.get_int("objecter_inflight_ops")
-        self.objecter.max_bytes = config.get_int("objecter_inflight_op_bytes")
+        self.objecter.throttle.max_ops = config.get_int("objecter_inflight_ops")
+        self.objecter.throttle.max_bytes = config.get_int("objecter_inflight_op_bytes")
         self.objecter.crush_location = config.crush_location()
         policy = config.get("rados_replica_read_policy") or "default"
         self.objecter.read_flags = FLAG_READ | READ_POLICIES.get(policy, 0)

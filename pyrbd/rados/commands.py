@@ -41,8 +41,9 @@ from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, Enti
 from .completion import Completion, Event
 from .exceptions import ConnectionShutdown, Error, TimedOut, make_ex
 from .monclient import CommandReply
-from .objecter import PgTarget, close_session
+from .objecter import close_session
 from .session import Session
+from .target import PgTarget
 
 if TYPE_CHECKING:
     from ..denc import Buffer

@@ -12,8 +12,9 @@ from ..msgr.osdop import FLAG_WRITE, NOSNAP, OP_EXTENT, SNAPDIR, Reply
 from ..msgr.osdop import Op as OpCode
 from ..msgr.types import HObject, PgListResponse
 from .exceptions import Error, make_ex
-from .objecter import EMPTY_SNAPC, Op, PgTarget, SnapContext, Target
+from .op import Op
 from .operations import ObjectOperation, OpOutput, OpReply
+from .target import EMPTY_SNAPC, PgTarget, SnapContext, Target
 from .watch import answering
 
 if TYPE_CHECKING:

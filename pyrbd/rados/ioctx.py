@@ -41,11 +41,12 @@ from .exceptions import (
     make_ex,
 )
 from .io import IoContext
-from .objecter import EMPTY_SNAPC, Op, SnapContext
 from .objects import ObjectIterator, Snap, SnapIterator
+from .op import Op
 from .opctx import OmapOps, ReadOp, WriteOp, checked_op
 from .operations import OpReply
 from .requests import MAX_DATA, MAX_U64, Request, data_of, int32, number, seconds, text, writable
+from .target import EMPTY_SNAPC, SnapContext
 from .watch import UserWatch as Watch
 
 if TYPE_CHECKING:

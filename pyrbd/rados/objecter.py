@@ -19,19 +19,16 @@ from __future__ import annotations
 import errno
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
-from threading import Condition, Lock, RLock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from threading import RLock
+from typing import TYPE_CHECKING, Any
 
 from ..errors import AuthError, DecodeError, ProtocolError
 from ..log import Log
 from ..msgr.messages import (
-    BACKOFF_OP_ACK_BLOCK,
     BACKOFF_OP_BLOCK,
     BACKOFF_OP_UNBLOCK,
-    PRIO_DEFAULT,
     MOSDBackoff,
     MOSDMap,
     MWatchNotify,
@@ -43,38 +40,32 @@ from ..msgr.osdop import (
     FLAG_FULL_TRY,
     FLAG_IGNORE_CACHE,
     FLAG_IGNORE_OVERLAY,
-    FLAG_KNOWN_REDIR,
     FLAG_LOCALIZE_READS,
     FLAG_PGOP,
     FLAG_READ,
     FLAG_REDIRECTED,
-    FLAG_RETRY,
     FLAG_RWORDERED,
-    FLAG_SUPPORTSPOOLEIO,
     FLAG_WRITE,
-    MSG_OSD_OP,
     MSG_OSD_OPREPLY,
     NOSNAP,
-    OP_COMPAT,
-    OP_VERSION,
-    Reply,
     decode_redirect,
     decode_reply,
-    encode_object,
-    encode_request,
 )
 from ..msgr.types import EntityAddr
 from ..osdmap import Incremental, OSDMap
 from ..osdmap.pool import FLAG_EIO
-from .completion import Completion, Event
+from .backoff import Acknowledgement, Backoffs, group_of
+from .completion import Event
 from .exceptions import ConnectionShutdown, Error, TimedOut, make_ex
-from .operations import ObjectOperation, OpOutput, OpReply
+from .op import Op, finish_operation, sink
+from .operations import ObjectOperation
+from .target import EMPTY_SNAPC, SnapContext, Target
+from .throttle import Throttle
 
 if TYPE_CHECKING:
     from ..denc import Buffer
     from ..msgr.connection import Connection, Message, Ready
     from ..msgr.frames import Sink
-    from ..osdmap.pool import PgPool
     from .client import Driver
     from .session import Session
 
@@ -97,258 +88,6 @@ that was asked for what it may not do does not answer."""
 MAX_LOST_REQUESTS = 2
 """A request that cost so many connections without an answer is sent more slowly: it may be
 what kills the daemon."""
-
-
-class SnapContext(NamedTuple):
-    """What a write must preserve: the newest snapshot id, and all that exist, newest first."""
-
-    seq: int = 0
-    snaps: tuple[int, ...] = ()
-
-
-EMPTY_SNAPC = SnapContext()
-
-
-class Target:
-    """An object, and the place that a map gives it."""
-
-    __slots__ = (
-        "_elsewhere",
-        "acting",
-        "key",
-        "map",
-        "named",
-        "nspace",
-        "oid",
-        "pg_num",
-        "pool",
-        "primary",
-        "raw_hash",
-        "role",
-        "seed",
-        "shard",
-    )
-
-    def __init__(self, pool: int, oid: str, nspace: str = "", key: str = "") -> None:
-        self.pool = pool
-        self.oid = oid
-        self.nspace = nspace
-        self.key = key
-        self.named = encode_object(
-            pool,
-            oid.encode("utf-8", "surrogateescape"),
-            nspace.encode("utf-8", "surrogateescape"),
-            key.encode("utf-8", "surrogateescape"),
-        )
-        self.map: OSDMap | None = None  # for which the rest holds
-        self.raw_hash = 0
-        self.seed = 0
-        self.pg_num = 0
-        self.shard = -1
-        self.acting: tuple[int, ...] = ()
-        self.role = -1  # the primary's place in the acting set
-        self.primary = -1
-        self._elsewhere: dict[int, Target] = {}
-
-    def __str__(self) -> str:
-        where = f"{self.pool}:" + (f"{self.nspace}/" if self.nspace else "")
-        return where + self.oid
-
-    def locate(self, osdmap: OSDMap) -> bool:
-        """Finds group and primary in `osdmap`; False if the pool is not there."""
-        pool = osdmap.pools.get(self.pool)
-        if pool is None:
-            return False
-        self.raw_hash = osdmap.object_to_raw_hash(self.pool, self.oid, self.key, self.nspace)
-        self.seed = osdmap.raw_hash_to_pg(self.pool, self.raw_hash).seed
-        self._find_primary(osdmap, pool)
-        return True
-
-    def _find_primary(self, osdmap: OSDMap, pool: PgPool) -> None:
-        self.pg_num = pool.pg_num
-        self.primary, acting = osdmap.pg_acting_primary(self.pool, self.seed)
-        self.acting = acting
-        self.role = acting.index(self.primary) if self.primary in acting else -1
-        self.shard = self.role if pool.is_erasure else -1
-        self.map = osdmap
-
-    def in_pool(self, pool: int) -> Target:
-        """The object of the same name in another pool, a cache tier."""
-        target = self._elsewhere.get(pool)
-        if target is None:
-            target = self._elsewhere[pool] = Target(pool, self.oid, self.nspace, self.key)
-        return target
-
-
-class PgTarget(Target):
-    """A placement group itself, for listing: the one that has objects of a hash. Which that is
-    changes when groups split or merge."""
-
-    __slots__ = ()
-
-    def __init__(self, pool: int, raw_hash: int, nspace: str = "") -> None:
-        super().__init__(pool, "", nspace)
-        self.raw_hash = raw_hash
-
-    def locate(self, osdmap: OSDMap) -> bool:
-        pool = osdmap.pools.get(self.pool)
-        if pool is None:
-            return False
-        self.seed = pool.raw_pg_to_pg(self.raw_hash)
-        self._find_primary(osdmap, pool)
-        return True
-
-
-class Op(Completion[Any]):
-    """One request in flight."""
-
-    __slots__ = (
-        "admitted",
-        "answering",
-        "attempt",
-        "base",
-        "cost",
-        "data",
-        "failed",
-        "finish",
-        "flags",
-        "force_epoch",
-        "into",
-        "lost",
-        "mtime",
-        "n_ops",
-        "objecter",
-        "ops",
-        "paused",
-        "receiving",
-        "redirect",
-        "replica_of",
-        "sent_pg_num",
-        "sent_primary",
-        "sent_role",
-        "sent_seed",
-        "snapc",
-        "snapid",
-        "target",
-        "throttled",
-        "tid",
-        "user_version",
-    )
-
-    def __init__(
-        self,
-        objecter: Objecter,
-        target: Target,
-        ops: bytes,
-        n_ops: int,
-        data: Buffer,
-        flags: int,
-        finish: Callable[[Op, Reply, bytes | None], Any],
-        *,
-        snapid: int = NOSNAP,
-        snapc: SnapContext = EMPTY_SNAPC,
-        into: memoryview | None = None,
-        deadline: float | None = None,
-        cost: int = 0,
-    ) -> None:
-        super().__init__(objecter.driver)
-        self.objecter = objecter
-        self.base = target
-        """The object that was asked for; `target` is where it is in the newest map."""
-        self.target = target
-        self.redirect: Target | None = None
-        self.cost = cost
-        """Bytes that it takes to keep it in flight."""
-        self.throttled = True
-        self.admitted = False
-        self.paused = False
-        self.ops = ops
-        self.n_ops = n_ops
-        self.data = data
-        self.flags = flags
-        self.finish = finish
-        self.snapid = snapid
-        self.snapc = snapc
-        self.into = into
-        self.deadline = deadline
-        self.tid = 0
-        self.attempt = 0
-        self.lost = 0
-        self.receiving = False
-        self.answering = False
-        self.mtime = (0, 0)
-        self.failed: OpReply | None = None
-        """What came with an error: the operations before the one that failed may have outputs."""
-        self.user_version = 0
-        """The object's version that the answer tells, also when it tells of an error."""
-        self.sent_seed = -1
-        self.sent_primary = -1
-        self.sent_role = -1
-        self.sent_pg_num = 0
-        self.replica_of: tuple[Any, ...] | None = None
-        """The interval of the group in which it went to another OSD than the primary."""
-        self.force_epoch = 0
-        if flags & FLAG_WRITE:
-            now = time.time_ns()
-            self.mtime = (now // 1_000_000_000, now % 1_000_000_000)
-
-    def __repr__(self) -> str:
-        return f"<Op tid={self.tid} {self.target} attempt={self.attempt}{' done' if self.done else ''}>"
-
-    def encode(self, session: Session) -> list[Buffer] | None:
-        if self.session is not session or self.done:
-            return None  # moved on, or given up, while it waited in the queue
-        target = self.target
-        osdmap = target.map
-        assert osdmap is not None
-        flags = self.flags | FLAG_KNOWN_REDIR | FLAG_SUPPORTSPOOLEIO
-        if self.attempt:
-            flags |= FLAG_RETRY
-        front = encode_request(
-            target.pool,
-            target.seed,
-            target.shard,
-            target.raw_hash,
-            osdmap.epoch,
-            flags,
-            self.mtime,
-            target.named,
-            self.ops,
-            self.n_ops,
-            self.snapid,
-            self.snapc.seq,
-            self.snapc.snaps,
-            self.attempt,
-        )
-        return session.conn.encode_message(self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data)
-
-    # The room is given back first: if something breaks in between, the operation is not done
-    # yet and will be finished again; the other way round it would be counted for ever.
-
-    def set_result(self, result: Any) -> None:
-        if self.admitted:
-            self.objecter.release(self)
-        super().set_result(result)
-
-    def set_error(self, error: BaseException) -> None:
-        if self.admitted:
-            self.objecter.release(self)
-        super().set_error(error)
-
-    def attend(self) -> None:
-        self.objecter.attend(self)
-
-    def abandon(self) -> None:
-        self.objecter.cancel(self, make_ex(-errno.ECANCELED, f"the wait for {self.target} was interrupted"))
-
-    def expire(self) -> None:
-        self.objecter.cancel(
-            self,
-            TimedOut(
-                f"no answer for {self.target} in time; {self.objecter.describe(self)}",
-                errno.ETIMEDOUT,
-            ),
-        )
 
 
 class Objecter:
@@ -380,16 +119,10 @@ class Objecter:
         """Where we are among the OSDs, {(type of bucket, name)}, for reads with LOCALIZE_READS."""
         self.read_flags = FLAG_READ
         """Of every read: with what `rados_replica_read_policy` adds."""
-        self.max_ops = 1024
-        self.max_bytes = 100 << 20
+        self.throttle = Throttle()
         self._claims = RLock()
         """Guards whose an operation is: the leader's, who is receiving or handling its answer
         (`Op.receiving`, `Op.answering`), or who holds `lock` and takes it out of its session."""
-        self._budget = Lock()
-        self._room = Condition(self._budget)
-        self._n_admitted = 0
-        self._bytes_admitted = 0
-        self._queued: deque[Op] = deque()
         self._expiry: Any = None
         self._pinger: Any = None
         self.blocklisted: Error | None = None
@@ -400,10 +133,7 @@ class Objecter:
         self._retry_at: dict[int, float] = {}
         self._homeless: dict[int, Op] = {}
         self._map_waiters: list[tuple[int, Event[int]]] = []
-        self._backoffs: dict[int, dict[tuple[int, int], set[int]]] = {}
-        """Of each session: the groups that it cannot serve now, with the ids of the backoffs."""
-        self.backoffs = 0
-        """How often an OSD has told us to hold back."""
+        self.backoffs = Backoffs()
         self._watchers: dict[int, Callable[[MWatchNotify], None]] = {}
         self._rehome_timer: Any = None
         self._rehome_due = 0.0
@@ -429,8 +159,7 @@ class Objecter:
                 if self.blocklisted is not None:
                     raise self.blocklisted
                 op.tid = next(self._tids)
-                if op.throttled and not self._admit(op):
-                    self._queued.append(op)
+                if op.throttled and not self.throttle.admit(op):
                     session = None
                 else:
                     session = self._place_new(op, background)
@@ -447,57 +176,21 @@ class Objecter:
 
     # ------------------------------------------------------------ how much is in flight
 
-    def _admit(self, op: Op) -> bool:
-        """Whether `op` may be in flight now; it is counted then. Under the lock."""
-        with self._budget:
-            n = self._n_admitted
-            if self._queued or (n and (n >= self.max_ops or self._bytes_admitted + op.cost > self.max_bytes)):
-                return False
-            self._n_admitted = n + 1
-            self._bytes_admitted += op.cost
-            op.admitted = True
-            return True
-
     def release(self, op: Op) -> None:
         """`op` is finished: makes room for others."""
-        with self._budget:
-            if not op.admitted:
-                return
-            op.admitted = False
-            self._n_admitted -= 1
-            self._bytes_admitted -= op.cost
-        if self._queued:
+        if self.throttle.release(op):
             self.driver.defer(self._admit_queued)
 
     def _admit_queued(self) -> None:
         touched: dict[int, Session] = {}
         with self.lock:
-            queued, self._queued = self._queued, deque()
-            while queued:
-                op = queued[0]
-                if not op.done:
-                    if not self._admit(op):
-                        break
+            while (op := self.throttle.head()) is not None:
+                if op.session is None and op.tid not in self._homeless:  # else it was, and an interrupt came
                     session = self._place_new(op, True)  # whoever waits for it may be asleep
                     if session is not None:
                         touched[id(session)] = session
-                queued.popleft()
-            queued.extend(self._queued)
-            self._queued = queued
-        with self._room:
-            self._room.notify_all()
+                self.throttle.pop(op)
         self._flush(touched)
-
-    def wait_for_room(self) -> None:
-        """Waits a moment for queued operations to be admitted; the caller looks again."""
-        with self._room:
-            self._room.wait(EXPIRY_INTERVAL)
-
-    @property
-    def in_flight(self) -> tuple[int, int]:
-        """Operations that have been sent or are about to be, and their bytes."""
-        with self._budget:
-            return self._n_admitted, self._bytes_admitted
 
     def is_queued(self, op: Op) -> bool:
         """Whether `op` waits for others to finish before it may be sent."""
@@ -519,7 +212,7 @@ class Objecter:
     def _unfinished(self) -> list[Op]:
         """All operations, wherever they are. Under the lock."""
         sent = [op for s in self._sessions.values() for op in list(s.ops.values())]
-        return [*self._queued, *self._homeless.values(), *sent]
+        return [*self.throttle.queued, *self._homeless.values(), *sent]
 
     def _watch_deadlines(self) -> None:
         if self._expiry is None and self.driver.blocking:
@@ -559,7 +252,7 @@ class Objecter:
             len(operation.ops),
             data,
             operation.flags | flags,
-            _finish_operation,
+            finish_operation,
             snapid=snapid,
             snapc=snapc,
             deadline=deadline,
@@ -732,7 +425,7 @@ class Objecter:
             return None
         ops: dict[int, Op] = {}
         try:
-            conn = self._connect(osd, osdmap, lambda tid, length: _sink(ops, self._claims, tid, length))
+            conn = self._connect(osd, osdmap, lambda tid, length: sink(ops, self._claims, tid, length))
             session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
         except (ProtocolError, AuthError, OSError) as e:  # OSError: no file descriptor is left
             _log.warning("osd.%d: %s", osd, e)
@@ -801,7 +494,7 @@ class Objecter:
             osd = self._osd_of.pop(id(session), None)
             if osd is None:
                 return
-            held_back = self._backoffs.pop(id(session), None)
+            held_back = self.backoffs.forget(session)
             if self._sessions.get(osd) is session:
                 del self._sessions[osd]
             ops = [op for op in session.ops.values() if op.session is session]
@@ -959,36 +652,26 @@ class Objecter:
         self.driver.defer(self._rehome)
 
     def _on_backoff(self, session: Session, message: MOSDBackoff) -> None:
-        """The OSD cannot take requests for a group, or for some objects of it, now
-        (doc/dev/osd_internals/backoff.rst). We hold back the whole group until all of its
-        backoffs have ended: requests that could have gone wait with those that could not."""
-        key = (message.pgid.pgid.pool, message.pgid.pgid.seed)
+        """The OSD cannot take requests for a group now, or can again."""
         if message.op == BACKOFF_OP_BLOCK:
             with self.lock:
                 if not session.alive:
                     return
-                self.backoffs += 1
-                self._backoffs.setdefault(id(session), {}).setdefault(key, set()).add(message.id)
-                held = [op for op in list(session.ops.values()) if (op.target.pool, op.target.seed) == key]
+                self.backoffs.begin(session, message)
+                group = group_of(message)
+                held = [op for op in list(session.ops.values()) if (op.target.pool, op.target.seed) == group]
                 self._take_back([op for op in held if self._take(session, op)])
-                session.queue.append(_BackoffAck(message))
+                session.queue.append(Acknowledgement(message))
             session.flush()
         elif message.op == BACKOFF_OP_UNBLOCK:
             touched: dict[int, Session] = {}
             with self.lock:
-                held_back = self._backoffs.get(id(session), {})
-                ids = held_back.get(key, set())
-                ids.discard(message.id)
-                if not ids:
-                    held_back.pop(key, None)
+                self.backoffs.end(session, message)
                 self._place_homeless(touched)
             self._flush(touched)
 
     def _backed_off(self, op: Op, osd: int) -> bool:
-        if not self._backoffs:
-            return False
-        session = self._sessions.get(osd)
-        return session is not None and (op.target.pool, op.target.seed) in self._backoffs.get(id(session), {})
+        return bool(self.backoffs) and self.backoffs.hold(self._sessions.get(osd), op.target.pool, op.target.seed)
 
     # ------------------------------------------------------------ maps
 
@@ -1016,7 +699,7 @@ class Objecter:
                     break
                 self.osdmap = new
                 self._take_back(self._scan(new, skipped))
-                self._drop_backoffs(new)
+                self.backoffs.drop_stale(new, self._osd_of)
                 if self.on_epoch is not None:
                     self.on_epoch(new, skipped)
                 own = self._own_addr()
@@ -1088,19 +771,6 @@ class Objecter:
             or target.role != op.sent_role
             or target.pg_num != op.sent_pg_num  # a split or merge; perhaps not of this group
         )
-
-    def _drop_backoffs(self, osdmap: OSDMap) -> None:
-        """Those of groups that their OSD does not serve any more. It says when a backoff ends, but
-        not for a group that it drops, as one that was merged into another; which may be made again."""
-        for ident, held_back in self._backoffs.items():
-            for pool, seed in list(held_back):
-                info = osdmap.pools.get(pool)
-                if (
-                    info is None
-                    or seed >= info.pg_num
-                    or osdmap.pg_acting_primary(pool, seed)[0] != self._osd_of.get(ident)
-                ):
-                    del held_back[pool, seed]
 
     def _close_stale(self, osdmap: OSDMap) -> None:
         """Connections to OSDs that are down or have come back elsewhere."""
@@ -1177,7 +847,7 @@ class Objecter:
             return "there is no osdmap yet"
         where = f"epoch {osdmap.epoch}"
         if self.is_queued(op):
-            return f"{self.in_flight[0]} others are in flight before it"
+            return f"{self.throttle.in_flight[0]} others are in flight before it"
         if op.target.pool not in osdmap.pools:
             return f"pool {op.target.pool} is not in {where}"
         if self._paused(op, osdmap):
@@ -1194,10 +864,8 @@ class Objecter:
         by a thread that does not exist here."""
         self.lock = RLock()
         self._claims = RLock()
-        self._budget = Lock()
-        self._room = Condition(self._budget)
+        self.throttle = Throttle()
         self._closed = error
-        self._queued.clear()
         self._sessions.clear()
         self._homeless.clear()
 
@@ -1209,7 +877,7 @@ class Objecter:
             ops = self._unfinished()
             waiters = [e for _, e in self._map_waiters]
             self._homeless.clear()
-            self._queued.clear()
+            self.throttle.clear()
             self._map_waiters.clear()
             for timer in (self._expiry, self._pinger, self._rehome_timer):
                 if timer is not None:
@@ -1228,40 +896,3 @@ def close_session(session: Session, error: BaseException) -> None:
     session.abort(error)
     if session.lead(me):
         session.unlead(me)  # closes, as there is an error
-
-
-class _BackoffAck(NamedTuple):
-    message: MOSDBackoff
-
-    def encode(self, session: Session) -> list[Buffer]:
-        ack = self.message.replace(op=BACKOFF_OP_ACK_BLOCK)  # in the OSD's own epoch
-        return session.conn.encode_message(0, ack.TYPE, ack.VERSION, ack.COMPAT, PRIO_DEFAULT, ack.to_bytes())
-
-
-def _sink(ops: dict[int, Op], claims: RLock, tid: int, length: int) -> memoryview | None:
-    """Where the data of a reply goes, for a read into the caller's buffer."""
-    # only the first attempt: a later one could run beside what is left of the first
-    op = ops.get(tid)
-    if op is None or op.into is None or length > len(op.into):
-        return None
-    with claims:
-        if op.attempt or op.done or ops.get(tid) is not op:
-            return None
-        op.receiving = True
-    return op.into[:length]
-
-
-def _finish_operation(op: Op, reply: Reply, data: bytes | None) -> OpReply:
-    outputs = []
-    at = 0
-    data = data or b""
-    for r in reply.ops:
-        outputs.append(OpOutput(r.rval, data[at : at + r.length] if r.length else b""))
-        at += r.length
-    if at > len(data):
-        raise DecodeError(f"the OSD announced {at} bytes and sent {len(data)}")
-    result = OpReply(reply.result, tuple(outputs), reply.user_version)
-    if reply.result < 0:
-        op.failed = result
-        raise make_ex(reply.result, f"error on {op.target}")
-    return result

@@ -111,7 +111,7 @@ def test_an_interrupt_at_any_instruction_leaves_the_client_usable(conf: str, nam
             if n > 400:
                 step = 7
         assert n > 40
-        assert cluster.client.objecter.in_flight == (0, 0), "operations that were given up are still counted"
+        assert cluster.client.objecter.throttle.in_flight == (0, 0), "operations that were given up are still counted"
 
 
 @pytest.mark.timeout(120)
@@ -227,7 +227,7 @@ def test_threads_that_are_switched_at_every_instruction(conf: str, name: str) ->
         assert not any(t.is_alive() for t in threads)
         assert not errors
         objecter = cluster.client.objecter
-        assert objecter.in_flight == (0, 0)
+        assert objecter.throttle.in_flight == (0, 0)
         for session in list(objecter._sessions.values()):
             assert not session.aio, "the background thread would compete for answers for ever"
 

@@ -1,0 +1,214 @@
+"""One request in flight: what it asks, where it was sent, whose it is."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DecodeError
+from ..msgr.messages import PRIO_DEFAULT
+from ..msgr.osdop import (
+    FLAG_KNOWN_REDIR,
+    FLAG_RETRY,
+    FLAG_SUPPORTSPOOLEIO,
+    FLAG_WRITE,
+    MSG_OSD_OP,
+    NOSNAP,
+    OP_COMPAT,
+    OP_VERSION,
+    Reply,
+    encode_request,
+)
+from .completion import Completion
+from .exceptions import TimedOut, make_ex
+from .operations import OpOutput, OpReply
+from .target import EMPTY_SNAPC, SnapContext, Target
+
+if TYPE_CHECKING:
+    from ..denc import Buffer
+    from .objecter import Objecter
+    from .session import Session
+
+
+class Op(Completion[Any]):
+    """One request in flight."""
+
+    __slots__ = (
+        "admitted",
+        "answering",
+        "attempt",
+        "base",
+        "cost",
+        "data",
+        "failed",
+        "finish",
+        "flags",
+        "force_epoch",
+        "into",
+        "lost",
+        "mtime",
+        "n_ops",
+        "objecter",
+        "ops",
+        "paused",
+        "receiving",
+        "redirect",
+        "replica_of",
+        "sent_pg_num",
+        "sent_primary",
+        "sent_role",
+        "sent_seed",
+        "snapc",
+        "snapid",
+        "target",
+        "throttled",
+        "tid",
+        "user_version",
+    )
+
+    def __init__(
+        self,
+        objecter: Objecter,
+        target: Target,
+        ops: bytes,
+        n_ops: int,
+        data: Buffer,
+        flags: int,
+        finish: Callable[[Op, Reply, bytes | None], Any],
+        *,
+        snapid: int = NOSNAP,
+        snapc: SnapContext = EMPTY_SNAPC,
+        into: memoryview | None = None,
+        deadline: float | None = None,
+        cost: int = 0,
+    ) -> None:
+        super().__init__(objecter.driver)
+        self.objecter = objecter
+        self.base = target
+        """The object that was asked for; `target` is where it is in the newest map."""
+        self.target = target
+        self.redirect: Target | None = None
+        self.cost = cost
+        """Bytes that it takes to keep it in flight."""
+        self.throttled = True
+        self.admitted = False
+        self.paused = False
+        self.ops = ops
+        self.n_ops = n_ops
+        self.data = data
+        self.flags = flags
+        self.finish = finish
+        self.snapid = snapid
+        self.snapc = snapc
+        self.into = into
+        self.deadline = deadline
+        self.tid = 0
+        self.attempt = 0
+        self.lost = 0
+        self.receiving = False
+        self.answering = False
+        self.mtime = (0, 0)
+        self.failed: OpReply | None = None
+        """What came with an error: the operations before the one that failed may have outputs."""
+        self.user_version = 0
+        """The object's version that the answer tells, also when it tells of an error."""
+        self.sent_seed = -1
+        self.sent_primary = -1
+        self.sent_role = -1
+        self.sent_pg_num = 0
+        self.replica_of: tuple[Any, ...] | None = None
+        """The interval of the group in which it went to another OSD than the primary."""
+        self.force_epoch = 0
+        if flags & FLAG_WRITE:
+            now = time.time_ns()
+            self.mtime = (now // 1_000_000_000, now % 1_000_000_000)
+
+    def __repr__(self) -> str:
+        return f"<Op tid={self.tid} {self.target} attempt={self.attempt}{' done' if self.done else ''}>"
+
+    def encode(self, session: Session) -> list[Buffer] | None:
+        if self.session is not session or self.done:
+            return None  # moved on, or given up, while it waited in the queue
+        target = self.target
+        osdmap = target.map
+        assert osdmap is not None
+        flags = self.flags | FLAG_KNOWN_REDIR | FLAG_SUPPORTSPOOLEIO
+        if self.attempt:
+            flags |= FLAG_RETRY
+        front = encode_request(
+            target.pool,
+            target.seed,
+            target.shard,
+            target.raw_hash,
+            osdmap.epoch,
+            flags,
+            self.mtime,
+            target.named,
+            self.ops,
+            self.n_ops,
+            self.snapid,
+            self.snapc.seq,
+            self.snapc.snaps,
+            self.attempt,
+        )
+        return session.conn.encode_message(self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data)
+
+    # The room is given back first: if something breaks in between, the operation is not done
+    # yet and will be finished again; the other way round it would be counted for ever.
+
+    def set_result(self, result: Any) -> None:
+        if self.admitted:
+            self.objecter.release(self)
+        super().set_result(result)
+
+    def set_error(self, error: BaseException) -> None:
+        if self.admitted:
+            self.objecter.release(self)
+        super().set_error(error)
+
+    def attend(self) -> None:
+        self.objecter.attend(self)
+
+    def abandon(self) -> None:
+        self.objecter.cancel(self, make_ex(-errno.ECANCELED, f"the wait for {self.target} was interrupted"))
+
+    def expire(self) -> None:
+        self.objecter.cancel(
+            self,
+            TimedOut(
+                f"no answer for {self.target} in time; {self.objecter.describe(self)}",
+                errno.ETIMEDOUT,
+            ),
+        )
+
+
+def sink(ops: dict[int, Op], claims: RLock, tid: int, length: int) -> memoryview | None:
+    """Where the data of a reply goes, for a read into the caller's buffer."""
+    # only the first attempt: a later one could run beside what is left of the first
+    op = ops.get(tid)
+    if op is None or op.into is None or length > len(op.into):
+        return None
+    with claims:
+        if op.attempt or op.done or ops.get(tid) is not op:
+            return None
+        op.receiving = True
+    return op.into[:length]
+
+
+def finish_operation(op: Op, reply: Reply, data: bytes | None) -> OpReply:
+    outputs = []
+    at = 0
+    data = data or b""
+    for r in reply.ops:
+        outputs.append(OpOutput(r.rval, data[at : at + r.length] if r.length else b""))
+        at += r.length
+    if at > len(data):
+        raise DecodeError(f"the OSD announced {at} bytes and sent {len(data)}")
+    result = OpReply(reply.result, tuple(outputs), reply.user_version)
+    if reply.result < 0:
+        op.failed = result
+        raise make_ex(reply.result, f"error on {op.target}")
+    return result
