@@ -55,7 +55,7 @@ from .ioctx import (
     Ioctx,
     Watch,
 )
-from .objects import Object, ObjectIterator, Snap, SnapIterator
+from .objects import Object, ObjectIterator, Snap, SnapIterator, XattrIterator
 from .opctx import (
     LIBRADOS_CMPXATTR_OP_EQ,
     LIBRADOS_CMPXATTR_OP_GT,
@@ -158,5 +158,6 @@ __all__ = [
     "Watch",
     "WriteOp",
     "WriteOpCtx",
+    "XattrIterator",
     "make_ex",
 ]

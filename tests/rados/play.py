@@ -14,6 +14,7 @@ from __future__ import annotations
 import array
 import ast
 import ctypes
+import errno
 import mmap
 import sys
 import time
@@ -72,6 +73,7 @@ class Player:
         self.live: set[int] = set()
         self.versions: dict[Any, int] = {}
         self.reading = self.rados.LIBRADOS_SNAP_HEAD
+        self.last: tuple[Any, ...] = (None,)
         try:
             return [self.outcome(step) for step in steps]
         finally:
@@ -100,9 +102,10 @@ class Player:
     def outcome(self, step: tuple[Any, ...]) -> Any:
         kind, *args = [self.named(x) for x in step]
         try:
-            return ("ok", plain(getattr(self, kind)(*args)))
+            self.last = ("ok", plain(getattr(self, kind)(*args)))
         except Exception as e:
-            return ("raises", type(e).__name__, getattr(e, "errno", None))
+            self.last = ("raises", type(e).__name__, getattr(e, "errno", None))
+        return self.last
 
     def named(self, x: Any) -> Any:
         if isinstance(x, str) and x.startswith("@"):
@@ -126,11 +129,14 @@ class Player:
         self.io.set_locator_key(key)
 
     def note_version(self, oid: str) -> None:
-        """What comes after an operation on that object."""
-        self.versions[self.where(), oid] = self.io.get_last_version()
+        """What comes after an operation on that object, if it was sent at all."""
+        if self.last[-1] != errno.EROFS:
+            self.versions[self.where(), oid] = self.io.get_last_version()
 
-    def compare_version(self, oid: str) -> int:
-        new, old = self.io.get_last_version(), self.versions[self.where(), oid]
+    def compare_version(self, oid: str) -> int | None:
+        new, old = self.io.get_last_version(), self.versions.get((self.where(), oid))
+        if old is None or self.last[-1] == errno.EROFS:
+            return None
         return (new > old) - (new < old) if new else -2
 
     def listing(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -43,13 +44,17 @@ def ceph_on_ours(
     there = tmp_path_factory.mktemp("ceph-on-ours")
     (there / "rados.py").write_text("from pyrbd.rados import *\n")
 
-    def run(*args: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(there), str(ROOT), "/usr/lib/python3/dist-packages"])
-        env = {**os.environ, "PYTHONPATH": path}
-        return subprocess.run(
-            [sys.executable, CEPH, "-c", conf, *args], capture_output=True, text=True, check=False, env=env
-        )
+    path = os.pathsep.join([str(there), str(ROOT), "/usr/lib/python3/dist-packages"])
+    how: dict[str, Any] = {"text": True, "env": {**os.environ, "PYTHONPATH": path}}
+    program = [sys.executable, CEPH, "-c", conf]
 
+    def run(*args: str, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*program, *args], capture_output=True, check=False, input=input, **how)
+
+    def begun(*args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*program, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+
+    run.begun = begun  # type: ignore[attr-defined]
     return run
 
 
@@ -82,6 +87,24 @@ def ceph_on_ours(
         "osd find 99",
         "pg 1.999999 query",
         "-h",
+        "osd pool get rbd all",
+        "osd pool set rbd pg_num abc",
+        "osd set nonsense",
+        "osd ok-to-stop 0",
+        "osd crush tree --format=xml",
+        "config help osd_max_backfills -f json-pretty",
+        "config set osd nonsense 1",
+        "config-key get none",
+        "tell osd.0 config get osd_max_backfills",
+        "tell osd.0 injectargs --nonsense=1",
+        "tell osd.0 nonsense",
+        "tell nonsense version",
+        "ping osd.0",
+        "balancer ls",
+        "rbd task list",
+        "pg ls nonsense",
+        "--connect-timeout 5 osd ls",
+        "--format nonsense osd ls",
     ],
 )
 def test_the_stock_ceph_program_runs_on_our_module(
@@ -109,6 +132,23 @@ def test_the_stock_ceph_program_changes_things_and_watches_the_log(
     assert json.loads(status.stdout)["monmap"]["num_mons"] == 1
     pinged = ceph_on_ours("ping", "mon.a")
     assert "health" in pinged.stdout and pinged.returncode == 0
+
+
+def test_the_stock_ceph_program_reads_commands_and_is_interrupted(
+    conf: str, ceph_on_ours: Callable[..., subprocess.CompletedProcess[str]], ceph_cli: Callable[..., bytes]
+) -> None:
+    lines = "osd ls\nmon feature ls\nnonsense\nquit\n"
+    ours = ceph_on_ours(input=lines)
+    theirs = subprocess.run([CEPH, "-c", conf], capture_output=True, text=True, check=False, input=lines)
+    assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
+    with ceph_on_ours.begun("-w") as watching:  # type: ignore[attr-defined]
+        seen = ""
+        while "a line to be seen" not in seen:
+            ceph_cli("log", "a line to be seen")
+            seen += watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        _, stderr = watching.communicate(timeout=20)
+    assert (watching.returncode, stderr) == (0, "")
 
 
 def test_monitors_by_name_and_rank(handle: rados.Rados) -> None:
