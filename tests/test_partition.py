@@ -18,20 +18,22 @@ from tests.conftest import native_cluster
 ROOT = Path(__file__).resolve().parents[1]
 
 CLIENT = """
-import sys, time
+import os, sys, time
 sys.path.insert(0, {root!r})
 from pyrbd import rados
+def say(*words):
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())  # at once: two threads do
 with rados.Rados(conffile={conf!r}) as cluster, cluster.open_ioctx("rbd") as ioctx:
-    watch = ioctx.watch("watched", lambda *args: None, lambda *args: print("lost", *args, flush=True))
+    watch = ioctx.watch("watched", lambda *args: None, lambda *args: say("lost", *args))
     for n in range(100_000):
         begun = time.monotonic()
         ioctx.append(f"log.{{n % 20}}", n.to_bytes(8, "little"))
         took = time.monotonic() - begun
-        print("slow" if took > 1 else "done", n, round(took, 2), flush=True)
+        say("slow" if took > 1 else "done", n, round(took, 2))
         if sys.stdin in __import__("select").select([sys.stdin], [], [], 0)[0]:
             break
     watch.close()
-print("end", flush=True)
+say("end")
 """
 
 
