@@ -100,17 +100,25 @@ class Watch:
                 await self.io.submit(self.oid, ObjectOperation().watch(self.cookie, WATCH_OP_UNWATCH))
             except ObjectNotFound:
                 pass
+            except Error:
+                raise
+            except BaseException:
+                self._leave()  # the request that was given up may not have been sent
+                raise
 
     def abandon(self) -> None:
         """Ends the watch without waiting for the OSD."""
         if not self.closed:
             self.closed = True
             self._table.remove(self)
-            try:
-                op = ObjectOperation().watch(self.cookie, WATCH_OP_UNWATCH)
-                self.io.submit(self.oid, op, background=True, throttled=False)
-            except Error as e:
-                _log.info("%r: %s", self, e)
+            self._leave()
+
+    def _leave(self) -> None:
+        try:
+            op = ObjectOperation().watch(self.cookie, WATCH_OP_UNWATCH)
+            self.io.submit(self.oid, op, background=True, throttled=False)
+        except Error as e:
+            _log.info("%r: %s", self, e)
 
     def fail(self, error: Error) -> None:
         """The watch is lost: a notification may have been missed."""
@@ -290,12 +298,14 @@ class Watches:
             self._watches[watch.cookie] = watch
         sent = self._client.driver.monotonic()
         op = ObjectOperation().watch(watch.cookie, WATCH_OP_WATCH, timeout=timeout)
-        completion = io.submit(oid, op)
-        watch.pending = completion
         try:
+            watch.pending = completion = io.submit(oid, op)
             await completion
-        except BaseException:
-            self.remove(watch)
+        except BaseException as e:
+            if isinstance(e, Error) and not isinstance(e, TimedOut):
+                self.remove(watch)
+            else:  # given up by us: the OSD may have it, and notifications would wait for us
+                watch.abandon()
             raise
         watch.session = completion.session
         watch.confirmed = sent
