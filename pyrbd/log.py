@@ -10,14 +10,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+_all: list[Log] = []
+
 
 class Log:
-    """The logger ``pyrbd.NAME``, looked up when it is used."""
+    """The logger ``pyrbd.NAME``, looked up when it is first used."""
 
-    __slots__ = ("name",)
+    __slots__ = ("_found", "name")
 
     def __init__(self, name: str) -> None:
         self.name = f"pyrbd.{name}"
+        self._found: Any = None
+        _all.append(self)
 
     def debug(self, message: str, *args: Any) -> None:
         logger = self._logger()
@@ -30,9 +34,12 @@ class Log:
             logger.info(message, *args)
 
     def _logger(self) -> Any:
-        # another thread may be in the middle of importing it
-        get = getattr(sys.modules.get("logging"), "getLogger", None)
-        return get(self.name) if get is not None else None
+        if self._found is None:
+            # another thread may be in the middle of importing it
+            get = getattr(sys.modules.get("logging"), "getLogger", None)
+            if get is not None:
+                self._found = get(self.name)
+        return self._found
 
     def warning(self, message: str, *args: Any) -> None:
         import logging
@@ -43,3 +50,14 @@ class Log:
         import logging
 
         logging.getLogger(self.name).exception(message, *args)
+
+
+def prime() -> None:
+    """Looks all loggers up, and whether they are enabled, which `logging` then remembers. Each is
+    done once under a lock of `logging` that KeyboardInterrupt can leave locked: so it is done by a
+    thread that never sees one."""
+    for log in list(_all):
+        logger = log._logger()
+        if logger is not None:
+            logger.isEnabledFor(10)
+            logger.isEnabledFor(20)

@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine, Generator
 from itertools import count
 from typing import Any, TypeVar
 
-from ..log import Log
+from ..log import Log, prime
 from .aiocompletion import Finisher
 from .completion import Completion, Event
 from .session import TICK, Session, State
@@ -270,6 +270,7 @@ class ThreadDriver:
         self._tx.close()
 
     def _background(self) -> None:
+        prime()
         me = object()
         while not self._stopping:
             try:

@@ -500,8 +500,6 @@ class Objecter:
             ops = [op for op in session.ops.values() if op.session is session]
             session.ops.clear()
             was_ready = bool(session.conn.features)
-            if self._closed is None:
-                _log.info("osd.%d: connection lost: %s", osd, error)
             if not refused:
                 if not was_ready or any(op.lost >= MAX_LOST_REQUESTS for op in ops):
                     self._failed(osd)
@@ -512,6 +510,8 @@ class Objecter:
                 self._take_back(ops)
             if not refused or held_back:  # the OSD's backoffs have ended with the connection
                 self._place_homeless(touched)
+        if self._closed is None:
+            _log.info("osd.%d: connection lost: %s", osd, error)
         if refused:
             assert isinstance(error, AuthError)
             for op in ops:
