@@ -134,7 +134,6 @@ class Objecter:
         self._homeless: dict[int, Op] = {}
         self._map_waiters: list[tuple[int, Event[int]]] = []
         self.backoffs = Backoffs()
-        self._watchers: dict[int, Callable[[MWatchNotify], None]] = {}
         self._rehome_timer: Any = None
         self._rehome_due = 0.0
         self._rehome_soon = False
@@ -146,7 +145,6 @@ class Objecter:
         self.resends = 0
         """How often an operation was sent again, for those who want to know."""
         self._closed: Error | None = None
-        self._requested_map = 0
 
     # ------------------------------------------------------------ submitting
 

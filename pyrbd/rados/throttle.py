@@ -106,9 +106,7 @@ class Throttle:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
 
-    def clear(self) -> list[Op]:
-        """Empties the queue; gives what was in it."""
+    def clear(self) -> None:
+        """Empties the queue."""
         with self._lock:
-            queued = list(self._queue)
             self._queue.clear()
-        return queued
