@@ -243,8 +243,10 @@ class Proxy:
         return len(alive)
 
     def close(self) -> None:
-        self._stopping = True
-        self.do(lambda: None)
+        def stop() -> None:
+            self._stopping = True
+
+        self.do(stop)
         self._thread.join(5)
 
     def _accept(self, listener: socket.socket, target: EntityAddr) -> None:
