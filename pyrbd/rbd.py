@@ -380,7 +380,7 @@ class ImageProperties:
     def is_protected_snap(self, name: str) -> bool:
         """Whether a snapshot is protected from removal. ImageNotFound if there is none."""
         core = self._current("getting snapshots of")
-        return core._find_snapshot(_name(name, "name")).protected
+        return core.find_snapshot(_name(name, "name")).protected
 
     def list_snaps(self) -> SnapIterator:
         """The snapshots, as {id, size, name, namespace}."""

@@ -96,6 +96,14 @@ class SnapshotInfo(Struct, version=1, compat=1):
     child_count: u32
 
 
+class V1Snapshot(Struct):
+    """A snapshot of an image of format 1, as the method snap_list tells."""
+
+    id: u64
+    size: u64
+    name: string
+
+
 class WatchItem(Struct, version=2, compat=1):
     """watch_item_t: one watcher of an object."""
 
@@ -302,4 +310,6 @@ def snapshots_operation(snap_ids: tuple[int, ...]) -> ObjectOperation:
     return op
 
 
+PROTECTION_STATUS_UNPROTECTED = 0
+PROTECTION_STATUS_UNPROTECTING = 1
 PROTECTION_STATUS_PROTECTED = 2

@@ -81,23 +81,6 @@ async def _list_v1(io: IoContext) -> list[str]:
         last = keys[-1]
 
 
-async def find_id(io: IoContext, name: str) -> str:
-    """The id of a format 2 image.
-
-    Raises:
-        ImageNotFound; FunctionNotSupported if there is a format 1 image of that name.
-    """
-    try:
-        return cls_rbd.decode_string(await io.call(cls_rbd.id_object(name), "rbd", "get_id"))
-    except rados.ObjectNotFound:
-        pass
-    try:
-        await io.operate(name + cls_rbd.V1_SUFFIX, ObjectOperation().stat())
-    except rados.ObjectNotFound:
-        raise ImageNotFound(f"error opening image {name}: no such image", errno.ENOENT) from None
-    raise FunctionNotSupported(f"image {name} is of format 1, which pyrbd does not read yet", errno.ENOSYS)
-
-
 def check_name(name: str) -> None:
     """Refuses names that no tool could name in an image-spec."""
     if not name:

@@ -1,77 +1,36 @@
-"""An open image: its header, and the way to its data
-(`src/librbd/image/OpenRequest.cc`, `RefreshRequest.cc`, `src/librbd/io/`)."""
+"""An open image: its header, and what is done with its data
+(`src/librbd/image/OpenRequest.cc`, `RefreshRequest.cc`)."""
 
 from __future__ import annotations
 
 import errno
-from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+import time
+from typing import TYPE_CHECKING, Any
 
 from ..denc import Decoder
 from ..log import Log
 from ..msgr.buffers import BytesBuffer
 from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
-from ..rados.op import Op
 from ..rados.operations import ObjectOperation
-from ..rados.target import SnapContext
-from . import cls_rbd, features
-from .cls_rbd import ListWatchResponse, ParentSpec, RawHeader, SnapshotInfo, WatchItem
+from . import cls_rbd, features, header
+from . import io as rw
+from .cls_rbd import ListWatchResponse, WatchItem
 from .errors import FunctionNotSupported, ImageNotFound, InvalidArgument, OutOfRangeArgument, ReadOnlyImage
-from .layout import Layout, ObjectExtent, object_name
+from .header import Header, Snap
+from .layout import Layout, ObjectExtent, object_name, v1_object_name
+from .sync import Block, Gate, Hold, Mutex, Pass
 
 if TYPE_CHECKING:
+    from ..rados.client import Client
     from ..rados.completion import Completion
     from ..rados.io import IoContext
     from ..rados.watch import Watch
 
 _log = Log("image")
 
-WINDOW = 32
-"""Object requests of one call that are in flight at a time,"""
-WINDOW_BYTES = 16 << 20
-"""and the bytes that these may read or write."""
 MAX_PARENTS = 16
-_SNAPS_PER_REQUEST = 64
-
-
-class Snap(NamedTuple):
-    """A snapshot, as the header lists it."""
-
-    info: SnapshotInfo
-    flags: int
-    parent_overlap: int | None
-    protected: bool
-
-
-class Header(NamedTuple):
-    """All of an image's metadata that matters for its data; a refresh makes a new one."""
-
-    raw: RawHeader
-    snaps: tuple[Snap, ...]
-    """Oldest first."""
-    snap_context: SnapContext
-
-    @property
-    def size(self) -> int:
-        return self.raw.size
-
-    @property
-    def features(self) -> int:
-        return self.raw.features
-
-    @property
-    def parent(self) -> ParentSpec | None:
-        return self.raw.parent if self.raw.parent.exists else None
-
-    @property
-    def in_group(self) -> bool:
-        """Whether it belongs to a consistency group (image_group_get: GroupSpec)."""
-        data = self.raw.group
-        if not data:
-            return False
-        _, body = Decoder(data).envelope(1, "GroupSpec")
-        return body.s64() != -1  # the group's pool
+_COPYUP_LOCKS = 64
 
 
 class Image:
@@ -79,28 +38,63 @@ class Image:
 
     Offsets, lengths and sizes are in bytes. Coroutines raise what `pyrbd.image.errors`
     defines for what the image layer understands, and the exceptions of `rados` for the rest.
+
+    Attributes:
+        id: "" for an image of format 1.
+        stale: the header may have changed since we read it.
+        ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
+        writes: whoever changes data is inside.
+        operations: held by a maintenance operation (a snapshot, a change of the size, ...).
+        lock: the exclusive lock; None where the image has none, or is not open for writing.
+        object_map: the head's, while we hold the exclusive lock; None otherwise.
     """
 
-    def __init__(self, io: IoContext, name: str, image_id: str, read_only: bool) -> None:
+    def __init__(self, io: IoContext, name: str, image_id: str, read_only: bool, old_format: bool = False) -> None:
         self.io = io
+        self.client: Client = io.client
         self.name = name
         self.id = image_id
+        self.old_format = old_format
         self.read_only = read_only
-        self.header_oid = cls_rbd.header_object(image_id)
         self.closed = False
         self.stale = False
-        """The header may have changed since we read it."""
         self.header: Header
         self.layout: Layout
         self.data_io: IoContext = io
         self.snap: Snap | None = None
-        self.parent: Image | None = None
-        self.overlap = 0
         self.snap_id = NOSNAP
+        self.ancestry: tuple[Image | None, int] = (None, 0)
+        self.writes = Gate(self.client)
+        self.operations = Mutex(self.client)
+        self.lock: Any = None
+        self.object_map: Any = None
+        self._refreshing = Mutex(self.client)
+        self._copyups = tuple(Mutex(self.client) for _ in range(_COPYUP_LOCKS))
+        self._released: Block | None = None
         self._watch: Watch | None = None
+        self._accessed_at = 0.0
+        self._modified_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Image {self.name!r} id={self.id}>"
+
+    @property
+    def header_oid(self) -> str:
+        return self.name + cls_rbd.V1_SUFFIX if self.old_format else cls_rbd.header_object(self.id)
+
+    @property
+    def parent(self) -> Image | None:
+        """The parent, open at its snapshot; None where nothing overlaps with it."""
+        return self.ancestry[0]
+
+    @property
+    def overlap(self) -> int:
+        """How many bytes from the begin may still come from the parent."""
+        return self.ancestry[1]
+
+    def has(self, bits: int) -> bool:
+        """Whether the image has all of these features."""
+        return self.header.features & bits == bits
 
     # ------------------------------------------------------------ open and close
 
@@ -124,13 +118,12 @@ class Image:
             ImageNotFound: no such image or snapshot.
             FunctionNotSupported: it cannot be read correctly; the message says why.
         """
-        from .directory import find_id
-
+        old_format = False
         if image_id is None:
             if not name:
                 raise InvalidArgument("an image is opened by name or by id", errno.EINVAL)
-            image_id = await find_id(io, name)
-        image = cls(io, name or "", image_id, read_only or snapshot is not None)
+            image_id, old_format = await find(io, name)
+        image = cls(io, name or "", image_id, read_only or snapshot is not None, old_format)
         if not image.read_only:
             await image._register_watch()
         try:
@@ -138,7 +131,7 @@ class Image:
             if name is None:
                 image.name = await image._lookup_name()
             if snapshot is not None:
-                await image._set_snapshot(snapshot, depth)
+                await image.set_snapshot(snapshot, depth)
         except BaseException:
             await image.close()
             raise
@@ -166,56 +159,64 @@ class Image:
         self.closed = True
         watch, self._watch = self._watch, None
         if watch is not None:
-            self.io.client.driver.defer(watch.abandon)
+            self.client.driver.defer(watch.abandon)
         if self.parent is not None:
             self.parent.abandon()
 
     async def _lookup_name(self) -> str:
-        data = await self.io.call(
-            cls_rbd.RBD_DIRECTORY, "rbd", "dir_get_name", len(self.id).to_bytes(4, "little") + self.id.encode()
-        )
-        return cls_rbd.decode_string(data)
+        """From the directory, or from the trash."""
+        encoded = len(self.id.encode()).to_bytes(4, "little") + self.id.encode()
+        try:
+            return cls_rbd.decode_string(await self.io.call(cls_rbd.RBD_DIRECTORY, "rbd", "dir_get_name", encoded))
+        except rados.ObjectNotFound:
+            pass
+        try:
+            _, spec = Decoder(await self.io.call(cls_rbd.RBD_TRASH, "rbd", "trash_get", encoded)).envelope(
+                1, "TrashImageSpec"
+            )
+        except rados.ObjectNotFound:
+            raise ImageNotFound(f"image {self.id} has no name", errno.ENOENT) from None
+        spec.u8()  # who moved it there
+        return spec.string()
 
     async def refresh(self, depth: int = 0) -> None:
         """Reads the header again."""
+        with await self._refreshing.acquire():
+            await self._refresh(depth)
+
+    async def current(self) -> None:
+        """Refreshes the header if somebody said that it has changed."""
+        if self.stale:
+            with await self._refreshing.acquire():
+                if self.stale:
+                    await self._refresh(0)
+
+    async def _refresh(self, depth: int) -> None:
         self.stale = False
         try:
-            reply = await self.io.operate(self.header_oid, cls_rbd.header_operation())
-        except rados.ObjectNotFound:
-            raise ImageNotFound(f"error opening image {self.name or self.id}: no header", errno.ENOENT) from None
+            new = await header.load(self.io, self.header_oid, self.old_format, self.name or self.id)
+            features.check_readable(new.features, self.name or self.id)
+            self._take(new)
+            await self._refresh_parent(depth)
         except BaseException:
             self.stale = True
             raise
-        raw = RawHeader.from_outputs([o.data if o.rval >= 0 else b"" for o in reply.ops])
-        features.check_readable(raw.features, self.name or self.id)
-        snaps = await self._read_snapshots(raw.snap_ids)
-        self.header = Header(raw, snaps, SnapContext(raw.snap_seq, raw.snap_ids))
+
+    def _take(self, new: Header) -> None:
+        raw = new.raw
+        self.header = new
         self.layout = Layout(raw.order, raw.stripe_unit, raw.stripe_count)
-        if raw.data_pool_id != -1 and self.data_io.pool_id != raw.data_pool_id:
+        if raw.data_pool_id not in (-1, self.data_io.pool_id):
             self.data_io = self.io.with_pool(raw.data_pool_id)
         if self.snap_id != NOSNAP:
-            self.snap = self._find_snapshot(self.snap_id)
-        await self._refresh_parent(depth)
+            self.snap = self.find_snapshot(self.snap_id)
 
-    async def _read_snapshots(self, ids: tuple[int, ...]) -> tuple[Snap, ...]:
-        found: list[Snap] = []
-        ordered = tuple(sorted(ids))
-        for at in range(0, len(ordered), _SNAPS_PER_REQUEST):
-            part = ordered[at : at + _SNAPS_PER_REQUEST]
-            reply = await self.io.operate(self.header_oid, cls_rbd.snapshots_operation(part))
-            for i in range(len(part)):
-                info, overlap, flags, protection = reply.ops[4 * i : 4 * i + 4]
-                found.append(
-                    Snap(
-                        SnapshotInfo.from_bytes(info.data),
-                        Decoder(flags.data).u64() if flags.data else 0,
-                        cls_rbd.decode_optional_u64(Decoder(overlap.data)) if overlap.data else None,
-                        protection.data[:1] == bytes([cls_rbd.PROTECTION_STATUS_PROTECTED]),
-                    )
-                )
-        return tuple(found)
+    def find_snapshot(self, snapshot: str | int) -> Snap:
+        """A snapshot by its id, or by its name among those that users made.
 
-    def _find_snapshot(self, snapshot: str | int) -> Snap:
+        Raises:
+            ImageNotFound.
+        """
         for s in self.header.snaps:
             if isinstance(snapshot, int):
                 if s.info.id == snapshot:
@@ -224,27 +225,40 @@ class Image:
                 return s
         raise ImageNotFound(f"image {self.name} has no snapshot {snapshot!r}", errno.ENOENT)
 
-    async def _set_snapshot(self, snapshot: str | int, depth: int) -> None:
-        self.snap = self._find_snapshot(snapshot)
-        self.snap_id = self.snap.info.id
-        await self._refresh_parent(depth)
+    async def set_snapshot(self, snapshot: str | int | None, depth: int = 0) -> None:
+        """Reads from a snapshot from now on, by its name or id; None for the head.
+
+        Raises:
+            ImageNotFound: there is no such snapshot; the image stays where it was.
+        """
+        found = None if snapshot is None else self.find_snapshot(snapshot)
+        with await self._refreshing.acquire():
+            self.snap = found
+            self.snap_id = NOSNAP if found is None else found.info.id
+            await self._refresh_parent(depth)
 
     async def _refresh_parent(self, depth: int) -> None:
         """Opens or closes the parent, as the head or the snapshot wants it."""
         spec = self.header.parent
-        overlap = self.header.raw.parent_overlap if self.snap is None else self.snap.parent_overlap
-        self.overlap = overlap or 0
-        wanted = spec if spec is not None and self.overlap else None
-        if self.parent is not None and (wanted is None or self.parent.id != wanted.image_id):
-            parent, self.parent = self.parent, None
-            await parent.close()
-        if wanted is not None and self.parent is None:
+        overlap = (self.header.raw.parent_overlap if self.snap is None else self.snap.parent_overlap) or 0
+        wanted = spec if spec is not None and overlap else None
+        old, parent = self.parent, self.parent
+        if parent is not None and (
+            wanted is None
+            or (parent.id, parent.snap_id, parent.io.pool_id, parent.io.namespace)
+            != (wanted.image_id, wanted.snap_id, wanted.pool_id, wanted.pool_namespace)
+        ):
+            parent = None
+        if wanted is not None and parent is None:
             if depth >= MAX_PARENTS:
                 raise FunctionNotSupported(f"image {self.name} has more than {MAX_PARENTS} ancestors", errno.ENOSYS)
             io = self.io.with_pool(wanted.pool_id).with_namespace(wanted.pool_namespace)
-            self.parent = await Image.open(
+            parent = await Image.open(
                 io, image_id=wanted.image_id, snapshot=wanted.snap_id, read_only=True, depth=depth + 1
             )
+        self.ancestry = (parent, overlap if parent is not None else 0)
+        if old is not None and old is not parent:
+            await old.close()
 
     # ------------------------------------------------------------ watching the header
 
@@ -279,35 +293,57 @@ class Image:
         """Who watches the header, without ourselves."""
         reply = await self.io.operate(self.header_oid, ObjectOperation().list_watchers())
         own = self._watch.cookie if self._watch is not None else None
-        gid = self.io.client.global_id
+        gid = self.client.global_id
         entries = ListWatchResponse.from_bytes(reply.ops[0].data).entries
         return [w for w in entries if not (w.cookie == own and w.name.num == gid)]
 
-    async def current(self) -> None:
-        """Refreshes the header if somebody said that it has changed."""
-        if self.stale:
-            await self.refresh()
-
     async def prepare_write(self) -> None:
-        """Everything that has to hold before a byte is written.
+        """Everything that has to hold before something is changed.
 
         Raises:
             ReadOnlyImage, FunctionNotSupported.
         """
-        if self.read_only:
-            raise ReadOnlyImage(f"image {self.name} was opened read-only", errno.EROFS)
-        features.check_writable(self.header.features, self.name)
+        if self.read_only or self.snap_id != NOSNAP:
+            raise ReadOnlyImage(f"image {self.name} was opened read-only, or at a snapshot", errno.EROFS)
         if self._watch is None:
             await self._register_watch()
             self.stale = True
-        if self.stale:
-            await self.refresh()
-            features.check_writable(self.header.features, self.name)
-        if self.parent is not None:
-            raise FunctionNotSupported(
-                f"image {self.name} is a clone: pyrbd does not yet write to images with a parent (copy-up)",
-                errno.ENOSYS,
-            )
+        await self.current()
+        features.check_writable(self.header.features, self.name)
+        if self.lock is not None and not self.lock.owner:
+            await self.lock.acquire()
+
+    async def enter_write(self) -> Pass:
+        """A pass for who changes data: while he has it, the size, the snapshots and the exclusive lock stay.
+
+        Raises:
+            ReadOnlyImage, FunctionNotSupported.
+        """
+        while True:
+            await self.prepare_write()
+            inside = await self.writes.enter()
+            if not self.stale and (self.lock is None or self.lock.owner):
+                return inside
+            inside.leave()
+
+    async def lock_acquired(self) -> None:
+        """We have just got the exclusive lock: another client may have changed everything."""
+        await self.refresh()
+
+    async def before_release(self) -> None:
+        """We are about to give the exclusive lock up: nothing may be in flight then, nor begin."""
+        with await self.operations.acquire():
+            self._released = await self.writes.block()
+
+    async def after_release(self) -> None:
+        """We gave it up, or failed to."""
+        released, self._released = self._released, None
+        if released is not None:
+            released.release()
+
+    async def copyup_lock(self, object_no: int) -> Hold:
+        """Held while an object is copied up, so that those who write to it do that once."""
+        return await self._copyups[object_no % _COPYUP_LOCKS].acquire()
 
     # ------------------------------------------------------------ sizes and names
 
@@ -317,7 +353,8 @@ class Image:
         return self.header.size if self.snap is None else self.snap.info.image_size
 
     def object_name(self, object_no: int) -> str:
-        return object_name(self.header.raw.object_prefix, object_no)
+        prefix = self.header.raw.object_prefix
+        return v1_object_name(prefix, object_no) if self.old_format else object_name(prefix, object_no)
 
     def clip(self, offset: int, length: int) -> int:
         """io::util::clip_request: how much of an extent is in the image.
@@ -352,7 +389,7 @@ class Image:
                     data = await self.missing(object_no, inside, length)
                 return data if len(data) == length else data + bytes(length - len(data))
         buffer = BytesBuffer(length)
-        await self._read_into(offset, buffer.view, op_flags)
+        await rw.read_into(self, offset, buffer.view, op_flags)
         return buffer.take()
 
     async def read_into(self, offset: int, buffer: memoryview, op_flags: int = 0) -> int:
@@ -360,11 +397,13 @@ class Image:
         await self.current()
         length = self.clip(offset, len(buffer))
         if length:
-            await self._read_into(offset, buffer[:length], op_flags)
+            await rw.read_into(self, offset, buffer[:length], op_flags)
         return length
 
     def submit_read_one(self, object_no: int, offset: int, length: int, op_flags: int = 0) -> Completion[Any]:
         """Sends the read of a piece of one object."""
+        if time.monotonic() >= self._accessed_at:
+            self._accessed()
         return self.data_io.submit_read(
             self.object_name(object_no), offset, length, snapid=self.snap_id, op_flags=op_flags
         )
@@ -374,60 +413,8 @@ class Image:
         if self.parent is None:
             return bytes(length)
         buffer = bytearray(length)
-        await self._read_parent(ObjectExtent(object_no, offset, length, 0), memoryview(buffer))
+        await rw.read_parent(self, ObjectExtent(object_no, offset, length, 0), memoryview(buffer))
         return bytes(buffer)
-
-    async def _read_into(self, offset: int, view: memoryview, op_flags: int) -> None:
-        pending: deque[tuple[ObjectExtent, Op]] = deque()
-        io, snap_id = self.data_io, self.snap_id
-        window = self._window()
-        try:
-            for extent in self.layout.map(offset, len(view)):
-                if len(pending) >= window:
-                    await self._received(*pending[0], view)
-                    pending.popleft()
-                at = extent.buffer_offset
-                into = view[at : at + extent.length]
-                name = self.object_name(extent.object_no)
-                c = io.submit_read(name, extent.offset, extent.length, snapid=snap_id, into=into, op_flags=op_flags)
-                pending.append((extent, c))
-            while pending:
-                await self._received(*pending[0], view)
-                pending.popleft()
-        except BaseException as e:
-            # nothing may write into the buffer after we have given up
-            error = rados.make_ex(-errno.ECANCELED, "the read was given up")
-            for _, c in pending:
-                io.client.objecter.cancel(c, error)
-            raise e
-
-    def _window(self) -> int:
-        """How many object requests of one call to have in flight."""
-        return max(2, min(WINDOW, WINDOW_BYTES // self.layout.object_size))
-
-    async def _received(self, extent: ObjectExtent, completion: Completion[Any], view: memoryview) -> None:
-        """Waits for one piece; fills what the object does not have."""
-        at, end = extent.buffer_offset, extent.buffer_offset + extent.length
-        try:
-            got: int = await completion
-        except rados.ObjectNotFound:
-            if self.parent is not None:
-                await self._read_parent(extent, view[at:end])
-                return
-            got = 0
-        if got < extent.length:
-            view[at + got : end] = bytes(extent.length - got)
-
-    async def _read_parent(self, extent: ObjectExtent, view: memoryview) -> None:
-        """Reads what a missing object shows from the parent, as far as it overlaps."""
-        assert self.parent is not None
-        at = 0
-        for offset, length in self.layout.unmap(extent.object_no, extent.offset, extent.length):
-            n = max(0, min(length, min(self.overlap, self.parent.size) - offset))
-            if n:
-                await self.parent.read_into(offset, view[at : at + n])
-            view[at + n : at + length] = bytes(length - n)
-            at += length
 
     # ------------------------------------------------------------ writing
 
@@ -436,21 +423,7 @@ class Image:
 
         Returns the bytes written: fewer than given only where the image ends.
         """
-        await self.prepare_write()
-        length = self.clip(offset, len(data))
-        if not length:
-            return 0
-        io, snapc = self.data_io, self.header.snap_context
-        async with _Window(self) as window:
-            for extent in self.layout.map(offset, length):
-                await window.room()
-                piece = data[extent.buffer_offset : extent.buffer_offset + extent.length]
-                name = self.object_name(extent.object_no)
-                window.add(io.submit_write(name, extent.offset, piece, snapc=snapc, op_flags=op_flags))
-        return length
-
-    async def flush(self) -> None:
-        """Nothing waits here: a write that has returned is on the OSDs."""
+        return await rw.write(self, offset, data, op_flags)
 
     async def discard(self, offset: int, length: int) -> int:
         """Gives space back; the range then reads as zeroes, where it was really discarded.
@@ -458,99 +431,64 @@ class Image:
         As librbd does by default (`rbd_skip_partial_discard`), the part of each object is
         narrowed to multiples of `rbd_discard_granularity_bytes`; what is left over keeps its data.
         """
-        await self.prepare_write()
-        length = self.clip(offset, length)
-        if length:
-            granularity = self.io.client.config.get_int("rbd_discard_granularity_bytes")
-            if not self.io.client.config.get_bool("rbd_skip_partial_discard"):
-                granularity = 0
-            await self._zero(offset, length, granularity)
-        return length
+        config = self.client.config
+        granularity = 0
+        if config.get_bool("rbd_skip_partial_discard"):
+            granularity = config.get_int("rbd_discard_granularity_bytes")
+        return await rw.discard(self, offset, length, granularity)
 
     async def write_zeroes(self, offset: int, length: int) -> int:
         """Makes a range read as zeroes, exactly."""
-        await self.prepare_write()
-        length = self.clip(offset, length)
-        if length:
-            await self._zero(offset, length, 0)
-        return length
+        return await rw.discard(self, offset, length, 0)
 
-    async def _zero(self, offset: int, length: int, granularity: int) -> None:
-        object_size = self.layout.object_size
-        snapc = self.header.snap_context
-        async with _Window(self) as window:
-            for extent in _coalesce(self.layout, offset, length):
-                start, end = extent.offset, extent.offset + extent.length
-                if granularity >= object_size:
-                    if end != object_size:
-                        continue
-                elif granularity:
-                    start = -(-start // granularity) * granularity
-                    end = end // granularity * granularity
-                    if start >= end:
-                        continue
-                op = ObjectOperation()
-                if start == 0 and end == object_size:
-                    op.remove()
-                elif end == object_size:
-                    op.truncate(start)
-                else:
-                    op.zero(start, end - start)
-                await window.room()
-                window.add(self.data_io.submit(self.object_name(extent.object_no), op, snapc=snapc))
+    async def compare_and_write(self, offset: int, compare: memoryview, data: memoryview, op_flags: int = 0) -> int:
+        """Writes `data` if the image has `compare` there; see :func:`pyrbd.image.io.compare_and_write`."""
+        return await rw.compare_and_write(self, offset, compare, data, op_flags)
 
+    async def flush(self) -> None:
+        """Returns when all writes that have begun are on the OSDs."""
+        await self.writes.drain()
 
-class _Window:
-    """Requests of one call in flight: at the end, or after an error, none is left."""
+    # ------------------------------------------------------------ timestamps
 
-    def __init__(self, image: Image) -> None:
-        self._image = image
-        self._size = image._window()
-        self._pending: deque[Completion[Any]] = deque()
+    def modified(self) -> None:
+        """Notes in the header when data was changed, at most every `rbd_mtime_update_interval` seconds."""
+        now = time.monotonic()
+        if now >= self._modified_at and not self.old_format:
+            interval = self.client.config.get_int("rbd_mtime_update_interval")
+            self._modified_at = now + interval if interval else float("inf")
+            stamp = self.header.raw.modify_timestamp
+            if interval and time.time() >= stamp.sec + interval:
+                self._touch("set_modify_timestamp")
 
-    async def __aenter__(self) -> _Window:
-        return self
+    def _accessed(self) -> None:
+        """The same for reads and `rbd_atime_update_interval`."""
+        interval = self.client.config.get_int("rbd_atime_update_interval")
+        self._accessed_at = time.monotonic() + interval if interval else float("inf")
+        stamp = self.header.raw.access_timestamp
+        if interval and not self.read_only and not self.old_format and time.time() >= stamp.sec + interval:
+            self._touch("set_access_timestamp")
 
-    def add(self, completion: Completion[Any]) -> None:
-        self._pending.append(completion)
-
-    async def room(self) -> None:
-        """Waits until another request may be sent."""
-        if len(self._pending) >= self._size:
-            await self._next()
-
-    async def _next(self) -> None:
-        try:
-            await self._pending[0]
-        except rados.ObjectNotFound:
-            pass  # a discard of what is not there
-        self._pending.popleft()
-
-    async def __aexit__(self, kind: object, error: object, traceback: object) -> None:
-        try:
-            while error is None and self._pending:
-                await self._next()
-        finally:
-            given_up = rados.make_ex(-errno.ECANCELED, "given up after another request of the same call failed")
-            for c in self._pending:
-                self._image.io.client.objecter.cancel(c, given_up)  # type: ignore[arg-type]
+    def _touch(self, method: str) -> None:
+        op = ObjectOperation().call_write("rbd", method)
+        self.io.submit(self.header_oid, op, background=True, throttled=False)
 
 
-def _coalesce(layout: Layout, offset: int, length: int) -> list[ObjectExtent]:
-    """Object extents with neighbouring pieces of one object joined."""
-    if layout.simple:
-        return list(layout.map(offset, length))
-    last: dict[int, ObjectExtent] = {}
-    out: list[ObjectExtent] = []
-    for e in layout.map(offset, length):
-        seen = last.get(e.object_no)
-        if seen is not None and seen.offset + seen.length == e.offset:
-            last[e.object_no] = seen._replace(length=seen.length + e.length)
-        else:
-            if seen is not None:
-                out.append(seen)
-            last[e.object_no] = e
-    return [*out, *last.values()]
+async def find(io: IoContext, name: str) -> tuple[str, bool]:
+    """The id of an image, and whether it is of format 1, which has none.
+
+    Raises:
+        ImageNotFound.
+    """
+    try:
+        return cls_rbd.decode_string(await io.call(cls_rbd.id_object(name), "rbd", "get_id")), False
+    except rados.ObjectNotFound:
+        pass
+    try:
+        await io.operate(name + cls_rbd.V1_SUFFIX, ObjectOperation().stat())
+    except rados.ObjectNotFound:
+        raise ImageNotFound(f"error opening image {name}: no such image", errno.ENOENT) from None
+    return "", True
 
 
 # librbd::watch_notify::NotifyMessage of NOTIFY_OP_HEADER_UPDATE

@@ -97,3 +97,8 @@ class Layout(NamedTuple):
 def object_name(prefix: str, object_no: int) -> str:
     """The name of a data object of a format 2 image."""
     return f"{prefix}.{object_no:016x}"
+
+
+def v1_object_name(prefix: str, object_no: int) -> str:
+    """The name of a data object of a format 1 image."""
+    return f"{prefix}.{object_no:012x}"

@@ -104,6 +104,8 @@ class Client:
         self._ended = False
         """Whether a shutdown has come to its end."""
         self.op_timeout = 0.0
+        self.sparse_copyup = True
+        """Whether the OSDs have the class method of that name (octopus); False after one said no."""
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
         self._global_seq = count(1)

@@ -129,17 +129,6 @@ def test_a_call_after_shutdown(conf: str, name: str) -> None:
         cluster.connect()
 
 
-def test_format_1_is_refused_by_name(ioctx: rados.Ioctx, name: str) -> None:
-    with pytest.raises(rbd.FunctionNotSupported, match="format 1"):
-        rbd.RBD().create(ioctx, name, MIB, old_format=True)
-    ioctx.write_full(f"{name}.rbd", b"<<< Rados Block Device Image >>>\n")
-    try:
-        with pytest.raises(rbd.FunctionNotSupported, match="format 1"):
-            rbd.Image(ioctx, name)
-    finally:
-        ioctx.remove_object(f"{name}.rbd")
-
-
 def test_features_that_cannot_be_created_are_named(ioctx: rados.Ioctx, name: str) -> None:
     with pytest.raises(rbd.FunctionNotSupported, match="exclusive-lock, object-map"):
         rbd.RBD().create(ioctx, name, MIB, features=61)

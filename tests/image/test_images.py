@@ -227,8 +227,8 @@ def test_snapshots_and_clones_of_librbd_are_read(ioctx: rados.Ioctx, name: str, 
             assert child.read(0, 8 * MIB) == data + bytes(8 * MIB - size)
             assert child.parent_info() == ("rbd", name, "s1")
             assert child.overlap() == size
-            with pytest.raises(rbd.FunctionNotSupported, match="copy-up"):
-                child.write(b"x", 0)
+            child.write(b"x", 5 * MIB)
+            assert child.read(0, size) == data[: 5 * MIB] + b"x" + data[5 * MIB + 1 :]
         with pytest.raises(rbd.ImageHasSnapshots):
             rbd.RBD().remove(ioctx, name)
     finally:

@@ -1,0 +1,215 @@
+"""What the coroutines that use one open image agree by: a mutex, and a gate.
+
+Both work for coroutines of any driver, in any thread. What a coroutine holds is an object; if the
+coroutine dies without giving it back (KeyboardInterrupt comes at any instruction), the object dies
+with it, and that gives it back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from ..rados.completion import Event
+
+if TYPE_CHECKING:
+    from ..rados.client import Client
+
+_RECHECK = 0.5
+"""Seconds after which who waits at a gate looks again by himself."""
+
+
+class Hold:
+    """A mutex that is held; a context manager."""
+
+    __slots__ = ("__weakref__", "_mutex")
+
+    def __init__(self, mutex: Mutex) -> None:
+        self._mutex: Mutex | None = mutex
+
+    def release(self) -> None:
+        """Gives it to the next who waits; further calls do nothing."""
+        mutex, self._mutex = self._mutex, None
+        if mutex is not None:
+            mutex._released(self)
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        mutex = self._mutex
+        if mutex is not None and not mutex._client.closed and not mutex._client.forked:
+            # at any instruction, whatever locks this thread holds: only leave a note
+            mutex._client.driver.defer(mutex._advance)
+
+
+class Mutex:
+    """One coroutine at a time, in the order in which they came: ``with await mutex.acquire():``."""
+
+    __slots__ = ("_client", "_holder", "_lock", "_queue")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lock = threading.RLock()
+        """Guards `_holder` and `_queue`."""
+        self._holder: ref[Hold] | None = None
+        self._queue: deque[tuple[Event[None], ref[Hold]]] = deque()
+
+    @property
+    def locked(self) -> bool:
+        holder = self._holder
+        return holder is not None and holder() is not None
+
+    async def acquire(self) -> Hold:
+        hold = Hold(self)
+        event: Event[None] = Event(self._client.driver)
+        self._queue.append((event, ref(hold)))
+        self._advance()
+        await event
+        return hold
+
+    def _released(self, hold: Hold) -> None:
+        with self._lock:
+            holder = self._holder
+            if holder is not None and holder() is hold:
+                self._holder = None
+        self._advance()
+
+    def _advance(self) -> None:
+        """Gives the mutex to the next, if nobody has it."""
+        chosen: Event[None] | None = None
+        with self._lock:
+            if self._holder is None or self._holder() is None:
+                self._holder = None
+                while self._queue and chosen is None:
+                    event, hold = self._queue.popleft()
+                    if hold() is not None:
+                        self._holder, chosen = hold, event
+        if chosen is not None:
+            chosen.set_result(None)
+
+
+class Pass:
+    """Somebody inside a gate; a context manager."""
+
+    __slots__ = ("__weakref__", "_gate")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate: Gate | None = gate
+
+    def leave(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate._inside.pop(id(self), None)
+            if gate._draining:
+                gate._tell(gate._draining)
+
+    def __enter__(self) -> Pass:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+class Block:
+    """Keeps others out of a gate until it is released; a context manager."""
+
+    __slots__ = ("__weakref__", "_gate")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate: Gate | None = gate
+
+    def release(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate._blocks.pop(id(self), None)
+            gate._opened()
+
+    def __enter__(self) -> Block:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        gate = self._gate
+        if gate is not None and not gate._client.closed and not gate._client.forked:
+            gate._blocks.pop(id(self), None)
+            gate._client.driver.defer(gate._opened)
+
+
+class Gate:
+    """Any number may be inside at a time, until somebody blocks it.
+
+    Who enters is in the table before he looks for blocks, and who blocks is in his table before he
+    looks who is inside: so one of them sees the other, without a lock.
+    """
+
+    __slots__ = ("_blocks", "_client", "_draining", "_entering", "_inside")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._inside: dict[int, ref[Pass]] = {}
+        self._blocks: dict[int, ref[Block]] = {}
+        self._entering: deque[Event[None]] = deque()
+        self._draining: deque[Event[None]] = deque()
+
+    def try_enter(self) -> Pass | None:
+        """A pass, unless the gate is blocked."""
+        p = Pass(self)
+        self._inside[id(p)] = ref(p)
+        if not self._blocks:
+            return p
+        p.leave()
+        return None
+
+    async def enter(self) -> Pass:
+        """Waits while the gate is blocked: ``with await gate.enter():``."""
+        while (p := self.try_enter()) is None:
+            event: Event[None] = Event(self._client.driver)
+            self._entering.append(event)
+            if not self._blocks:
+                event.set_result(None)
+            await event
+        return p
+
+    async def block(self) -> Block:
+        """Keeps others out, and returns when nobody is inside: ``with await gate.block():``."""
+        b = Block(self)
+        self._blocks[id(b)] = ref(b)
+        await self.drain()
+        return b
+
+    async def drain(self) -> None:
+        """Returns when those who are inside now have left."""
+        present = list(self._inside.items())
+        while True:
+            event: Event[None] = Event(self._client.driver)
+            self._draining.append(event)
+            present = [(i, p) for i, p in present if p() is not None and self._inside.get(i) is p]
+            if not present:
+                event.set_result(None)
+                break
+            timer = self._client.driver.call_later(_RECHECK, lambda e=event: e.set_result(None))  # type: ignore[misc]
+            try:
+                await event
+            finally:
+                timer.cancel()
+
+    @staticmethod
+    def _tell(waiting: deque[Event[None]]) -> None:
+        while waiting:
+            try:
+                event = waiting.popleft()
+            except IndexError:
+                return
+            event.set_result(None)
+
+    def _opened(self) -> None:
+        if not self._blocks:
+            self._tell(self._entering)
