@@ -642,12 +642,13 @@ class Generator:
         r = self.rng
         spec = self.spec()
         live = self.world.live()
-        where = r.choice(PLACES)
+        where = (POOL, "") if "old_format" in spec else r.choice(PLACES)
         uid = self.number()
         name = f"image{uid}"
         if live and r.random() < 0.03:
             other = r.choice(live)
             where, name = other.where, other.name
+            spec.pop("old_format", None)
         return uid, where, name, self.size(spec["order"]), spec
 
     def write(self) -> tuple[Any, ...] | None:
