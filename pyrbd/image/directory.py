@@ -20,12 +20,13 @@ from .errors import (
     ImageBusy,
     ImageExists,
     ImageHasSnapshots,
+    ImageMemberOfGroup,
     ImageNotFound,
     InvalidArgument,
     OutOfRangeArgument,
     make_ex,
 )
-from .image import Image
+from .image import Image, find
 from .layout import MAX_ORDER, MIN_ORDER, Layout
 
 if TYPE_CHECKING:
@@ -289,10 +290,28 @@ async def remove(io: IoContext, name: str, on_progress: OnProgress | None = None
         ImageHasSnapshots, FunctionNotSupported (a feature, by name), OperationCanceled.
     """
     try:
-        image = await Image.open(io, name=name, read_only=True)
+        image_id, old_format = await find(io, name)
+        if old_format:
+            raise FunctionNotSupported(f"image {name} is of format 1: pyrbd does not yet remove it", errno.ENOSYS)
+        await remove_image(io, image_id, name, on_progress)
     except ImageNotFound:
         if not await _remove_remains(io, name):
             raise
+        return
+    try:
+        await io.operate(cls_rbd.id_object(name), _op().remove())
+    except rados.ObjectNotFound:
+        pass
+    await io.operate(cls_rbd.RBD_DIRECTORY, cls_rbd.dir_remove_image(_op(), name, image_id))
+
+
+async def remove_image(
+    io: IoContext, image_id: str, name: str, on_progress: OnProgress | None = None, force: bool = False
+) -> None:
+    """Removes an image but for its name."""
+    try:
+        image = await Image.open(io, image_id=image_id, read_only=True)
+    except ImageNotFound:
         return
     try:
         header = image.header
@@ -302,21 +321,18 @@ async def remove(io: IoContext, name: str, on_progress: OnProgress | None = None
         if header.parent is not None:
             raise FunctionNotSupported(f"image {name} is a clone: pyrbd does not yet remove clones", errno.ENOSYS)
         if header.in_group:
-            raise ImageBusy(f"image {name} is in a group", errno.EBUSY)
+            raise ImageMemberOfGroup(f"image {name} is in a group", errno.EMLINK)
         watchers = await image.watchers()
         if watchers:
             who = ", ".join(f"{w.name} at {w.addr}" for w in watchers)
             raise ImageBusy(f"image {name} is open: {who}", errno.EBUSY)
-        layout, image_id, size = image.layout, image.id, header.size
-        await remove_objects(image, range(layout.num_objects(size)), on_progress)
+        await remove_objects(image, range(image.layout.num_objects(header.size)), on_progress)
     finally:
         await image.close()
-    for oid in (cls_rbd.header_object(image_id), cls_rbd.id_object(name)):
-        try:
-            await io.operate(oid, _op().remove())
-        except rados.ObjectNotFound:
-            pass
-    await io.operate(cls_rbd.RBD_DIRECTORY, cls_rbd.dir_remove_image(_op(), name, image_id))
+    try:
+        await io.operate(cls_rbd.header_object(image_id), _op().remove())
+    except rados.ObjectNotFound:
+        pass
 
 
 async def _remove_remains(io: IoContext, name: str) -> bool:
