@@ -331,7 +331,7 @@ class ObjectOperation:
 
     # ------------------------------------------------------------ maps in an object's data
 
-    def tmap_update(self, values: Mapping[bytes, bytes] = {}, removed: Iterable[bytes] = ()) -> Self:  # noqa: B006
+    def tmap_update(self, values: Mapping[bytes, bytes] = {}, removed: Iterable[bytes] = ()) -> Self:
         """Changes the map that is the object's data, as it was done before there were omaps: blob header,
         map<string, blob>. ENOENT when a key to remove is not there."""
         e = Encoder()
