@@ -86,6 +86,7 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "rbd_default_stripe_unit": (SIZE, "0"),
     "rbd_discard_granularity_bytes": (UINT, "65536"),
     "rbd_enable_alloc_hint": (BOOL, "true"),
+    "rbd_invalidate_object_map_on_timeout": (BOOL, "true"),
     "rbd_move_to_trash_on_remove": (BOOL, "false"),
     "rbd_mtime_update_interval": (UINT, "60"),
     "rbd_non_blocking_aio": (BOOL, "true"),
