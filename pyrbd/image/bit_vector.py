@@ -74,9 +74,12 @@ class BitVector:
         shift = 2 * (3 - (n & 3))
         self.data[n >> 2] = self.data[n >> 2] & ~(3 << shift) | value << shift
 
-    def copy(self) -> BitVector:
+    def part(self, first: int, last: int) -> BitVector:
+        """A copy of the elements from `first`, a multiple of 4, up to `last` or the end."""
         other = BitVector()
-        other.size, other.data = self.size, self.data[:]
+        other.size = max(0, min(last, self.size) - first)
+        other.data = self.data[first >> 2 : (first + other.size + 3) >> 2]
+        other._clear_tail()
         return other
 
     def resize(self, size: int, value: int = 0) -> None:
