@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -447,3 +448,50 @@ def test_mirrored_images_are_refused(handle: rados.Rados, rbd_cli: Run, ceph_cli
         assert rbd_cli("ls", pool) == b"a\n"
     finally:
         handle.delete_pool(pool)
+
+
+def usage(ceph_cli: Run, pools: list[str]) -> list[tuple[float, int]]:
+    """(percent_used, bytes_used) of pools, as soon as the cluster has counted them."""
+    deadline = time.monotonic() + 60
+    last: list[tuple[float, int]] = []
+    while time.monotonic() < deadline:
+        seen = {p["name"]: p["stats"] for p in json.loads(ceph_cli("df", "--format", "json"))["pools"]}
+        now = [(seen[p]["percent_used"], seen[p]["bytes_used"]) for p in pools]
+        if now == last and len({u for _, u in now}) == 1 and now[0][1] > 0:
+            return now
+        last = now
+        time.sleep(1.5)
+    raise AssertionError(f"the usage does not settle: {last}")
+
+
+def test_purging_to_a_threshold_frees_what_librbd_frees(
+    handle: rados.Rados, rbd_cli: Run, ceph_cli: Run, librbd: Callable[[str], Any]
+) -> None:
+    """The same images in two pools: one is purged by us, the other by librbd."""
+    client = handle.client
+    pools = [f"purge-{os.getpid()}-{i}" for i in range(2)]
+    for pool in pools:
+        handle.create_pool(pool)
+    try:
+        ios = []
+        for pool in pools:
+            with handle.open_ioctx(pool) as ioctx:
+                ioctx.application_enable("rbd")
+                ios.append(ioctx._io)
+            for i in range(6):
+                make(ios[-1], f"i{i}", os.urandom(4 * MIB))
+                client.run(trash.move(ios[-1], f"i{i}", 1000 * (6 - i)))
+        percent, _ = usage(ceph_cli, pools)[0]
+        client.run(trash.purge(ios[0], 0, 1.0))
+        client.run(trash.purge(ios[0], 0, percent * 1.01))
+        assert len(states(ios[0])) == 6
+        for threshold in (percent * 0.75, percent * 0.4):
+            usage(ceph_cli, pools)
+            client.run(trash.purge(ios[0], 0, threshold))
+            librbd(f"rbd.RBD().trash_purge(cluster.open_ioctx({pools[1]!r}), None, {threshold!r}); result = 0")
+            ours, theirs = ({name for name, _ in states(io).values()} for io in ios)
+            assert ours == theirs
+        assert len(ours) < 6
+    finally:
+        for pool in pools:
+            handle.delete_pool(pool)
