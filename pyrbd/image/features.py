@@ -81,6 +81,11 @@ def check_readable(features: int, image: str) -> None:
         raise FunctionNotSupported(f"image {image} has features that pyrbd does not handle: {names(bad)}", errno.ENOSYS)
 
 
+def is_writable(features: int) -> bool:
+    """Whether images with these features may be changed."""
+    return not features & ~WRITABLE
+
+
 def check_writable(features: int, image: str) -> None:
     """Refuses, by name, images that must not be changed without what we do not have."""
     bad = features & ~WRITABLE

@@ -41,6 +41,7 @@ class Image:
 
     Attributes:
         id: "" for an image of format 1.
+        writable: whether it has no feature that forbids that we change it.
         stale: the header may have changed since we read it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
         writes: whoever changes data is inside.
@@ -58,6 +59,7 @@ class Image:
         self.read_only = read_only
         self.closed = False
         self.stale = False
+        self.writable = False
         self.header: Header
         self.layout: Layout
         self.data_io: IoContext = io
@@ -205,6 +207,7 @@ class Image:
     def _take(self, new: Header) -> None:
         raw = new.raw
         self.header = new
+        self.writable = features.is_writable(raw.features)
         self.layout = Layout(raw.order, raw.stripe_unit, raw.stripe_count)
         if raw.data_pool_id not in (-1, self.data_io.pool_id):
             self.data_io = self.io.with_pool(raw.data_pool_id)
@@ -312,6 +315,16 @@ class Image:
         features.check_writable(self.header.features, self.name)
         if self.lock is not None and not self.lock.owner:
             await self.lock.acquire()
+
+    def try_enter_write(self) -> Pass | None:
+        """:meth:`enter_write`, where nothing has to be waited for."""
+        if self.stale or self.read_only or self.snap_id != NOSNAP or self._watch is None or not self.writable:
+            return None
+        inside = self.writes.try_enter()
+        if inside is None or (not self.stale and (self.lock is None or self.lock.owner)):
+            return inside
+        inside.leave()
+        return None
 
     async def enter_write(self) -> Pass:
         """A pass for who changes data: while he has it, the size, the snapshots and the exclusive lock stay.
