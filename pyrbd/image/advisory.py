@@ -117,10 +117,7 @@ def parse_entity(text: str) -> EntityName:
 
 
 async def _changed(image: Image) -> None:
-    if image.watcher is not None:
-        await image.watcher.header_update()
-    else:
-        await image.header_changed()
+    await image.watcher.header_update()
 
 
 async def _operate(image: Image, operation: ObjectOperation, what: str) -> Any:
@@ -227,4 +224,3 @@ async def lock_break(image: Image, mode: int, owner: str) -> None:
             raise make_ex(-errno.EAGAIN, f"the exclusive lock of image {image.name} has another owner now")
     except rados.Error as e:
         raise translate(e, f"breaking the exclusive lock of image {image.name}") from e
-

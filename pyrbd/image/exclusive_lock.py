@@ -433,9 +433,7 @@ class ExclusiveLock:
         io, oid = self.image.io, self.image.header_oid
         while True:
             try:
-                await io.operate(
-                    oid, cls_lock.lock(RBD_LOCK_NAME, cls_lock.LOCK_EXCLUSIVE, cookie, WATCHER_LOCK_TAG)
-                )
+                await io.operate(oid, cls_lock.lock(RBD_LOCK_NAME, cls_lock.LOCK_EXCLUSIVE, cookie, WATCHER_LOCK_TAG))
             except rados.ObjectExists:  # an earlier attempt of ours of which we did not hear
                 return True
             except rados.ObjectBusy:
@@ -582,5 +580,3 @@ class ExclusiveLock:
 def translate(error: rados.Error, message: str) -> OSError:
     """The image layer's exception for one of the cluster's."""
     return make_ex(-(error.errno or errno.EIO), f"{message}: {error}")
-
-

@@ -2,7 +2,7 @@
 (`src/librbd/WatchNotifyTypes.h`): a NotifyMessage to all watchers, a ResponseMessage as the
 acknowledgement of the one that owns the exclusive lock."""
 
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from ..denc import Decoder, Encoder, Since, Struct, WireType, boolean, s32, string, u32, u64
 from ..errors import DecodeError
@@ -131,7 +131,10 @@ class AsyncComplete(Payload):
 class Request(Payload):
     """A request to the owner of the lock."""
 
-    async_request_id: AsyncRequestId = _NO_REQUEST
+    if TYPE_CHECKING:
+
+        @property
+        def async_request_id(self) -> AsyncRequestId: ...
 
 
 class Flatten(Request):

@@ -162,9 +162,7 @@ async def invoke(
             raise make_ex(result, f"image {image.name}: {type(payload).__name__} by the owner of its exclusive lock")
 
 
-async def _run(
-    image: Image, local: Local[T], on_progress: Callable[[int, int], int | None] | None, locked: bool
-) -> T:
+async def _run(image: Image, local: Local[T], on_progress: Callable[[int, int], int | None] | None, locked: bool) -> T:
     from .directory import report
 
     lock = image.lock

@@ -349,9 +349,7 @@ class Watcher:
         attempts = self.client.config.get_int("rbd_quiesce_notification_attempts")
         result = -errno.ETIMEDOUT
         for attempt in range(1, attempts + 1):
-            done = await self.client.watches.gather(
-                image.io, image.header_oid, message, notify.NOTIFY_TIMEOUT_MS
-            )
+            done = await self.client.watches.gather(image.io, image.header_oid, message, notify.NOTIFY_TIMEOUT_MS)
             if on_progress is not None:
                 on_progress(attempt, attempts)
             result = done.return_code
