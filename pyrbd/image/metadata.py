@@ -18,8 +18,9 @@ from ..log import Log
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from ..rados.options import OPTIONS, parse_seconds
-from . import cls_rbd, config_schema
+from . import cls_rbd, config_schema, features
 from .errors import InvalidArgument, ReadOnlyImage
+from .notify import MetadataUpdate
 
 if TYPE_CHECKING:
     from ..rados.client import Client
@@ -168,12 +169,20 @@ async def list_(image: Image) -> dict[str, str]:
 
 
 async def execute_update(image: Image, key: str, value: str | None) -> None:
-    """Sets a key, or removes it (None), as the one who may change the image (MetadataUpdatePayload;
-    Operations::execute_metadata_set, execute_metadata_remove)."""
-    await image.prepare_write()
-    operation = _remove_operation(key) if value is None else _set_operation(key, value)
-    await image.io.operate(image.header_oid, operation)
-    await image.header_changed()
+    """Sets a key, or removes it (None): here, or by the owner of the exclusive lock (MetadataUpdatePayload).
+
+    Raises:
+        ReadOnlyImage, FunctionNotSupported.
+    """
+    from .operation import invoke
+
+    async def here(progress: object) -> None:
+        features.check_manageable(image.header.features, image.header.raw.op_features, image.name)
+        operation = _remove_operation(key) if value is None else _set_operation(key, value)
+        await image.io.operate(image.header_oid, operation)
+        await image.header_changed()
+
+    await invoke(image, MetadataUpdate(key, value), here)
 
 
 async def config_get(image: Image, option: str) -> str:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..rados.operations import ObjectOperation
 from .cls_rbd import ListWatchResponse
+from .exclusive_lock import legacy_address
 
 if TYPE_CHECKING:
-    from ..msgr.types import EntityAddr
     from .image import Image
 
 
@@ -26,9 +26,4 @@ async def list_watchers(image: Image) -> list[ImageWatcher]:
     """All who watch an image's header, ourselves too."""
     reply = await image.io.operate(image.header_oid, ObjectOperation().list_watchers())
     entries = ListWatchResponse.from_bytes(reply.ops[0].data).entries
-    return [ImageWatcher(legacy_str(w.addr), w.name.num, w.cookie) for w in entries]
-
-
-def legacy_str(addr: EntityAddr) -> str:
-    """entity_addr_t::get_legacy_str: without the protocol."""
-    return str(addr).partition(":")[2]
+    return [ImageWatcher(legacy_address(w.addr), w.name.num, w.cookie) for w in entries]
