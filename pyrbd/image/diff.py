@@ -232,7 +232,7 @@ class _Diff:
         objects = self.objects()
         if len(objects) > _FEW_OBJECTS:
             self.existing = await self._known_by_maps()
-            if self.existing is None and not self.from_id and self.end_id == NOSNAP and len(objects) > LIST_INSTEAD:
+            if self.existing is None and len(objects) > LIST_INSTEAD:
                 self.existing = set(await existing_objects(self.image, objects))
         if self.parent is not None:
             await self.parent._find_existing()
