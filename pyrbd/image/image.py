@@ -70,6 +70,7 @@ class Image:
         self.operations = Mutex(self.client)
         self.lock: Any = None
         self.object_map: Any = None
+        self._skip_parent = False
         self._refreshing = Mutex(self.client)
         self._copyups = tuple(Mutex(self.client) for _ in range(_COPYUP_LOCKS))
         self._released: Block | None = None
@@ -109,6 +110,7 @@ class Image:
         image_id: str | None = None,
         snapshot: str | int | None = None,
         read_only: bool = False,
+        skip_parent: bool = False,
         depth: int = 0,
     ) -> Image:
         """Opens an image by name or id.
@@ -116,6 +118,7 @@ class Image:
         Args:
             snapshot: name or id of the snapshot to read; such an image is read-only.
             read_only: do not register as a watcher; writes raise ReadOnlyImage.
+            skip_parent: do not open the parent, for who does not use the image's data.
         Raises:
             ImageNotFound: no such image or snapshot.
             FunctionNotSupported: it cannot be read correctly; the message says why.
@@ -126,6 +129,7 @@ class Image:
                 raise InvalidArgument("an image is opened by name or by id", errno.EINVAL)
             image_id, old_format = await find(io, name)
         image = cls(io, name or "", image_id, read_only or snapshot is not None, old_format)
+        image._skip_parent = skip_parent
         if not image.read_only:
             await image._register_watch()
         try:
@@ -244,7 +248,7 @@ class Image:
         """Opens or closes the parent, as the head or the snapshot wants it."""
         spec = self.header.parent
         overlap = (self.header.raw.parent_overlap if self.snap is None else self.snap.parent_overlap) or 0
-        wanted = spec if spec is not None and overlap else None
+        wanted = spec if spec is not None and overlap and not self._skip_parent else None
         old, parent = self.parent, self.parent
         if parent is not None and (
             wanted is None
@@ -291,6 +295,16 @@ class Image:
             await self.io.notify(self.header_oid, _HEADER_UPDATE)
         except (rados.TimedOut, rados.ObjectNotFound) as e:
             _log.info("%r: not all watchers heard of the change: %s", self, e)
+
+    async def renamed(self, name: str) -> None:
+        """The image has another name from now on. The header of format 1 is called like it, and is watched there."""
+        if not self.old_format or self._watch is None:
+            self.name = name
+            return
+        watch, self._watch = self._watch, None
+        await watch.close()
+        self.name = name
+        await self._register_watch()
 
     async def watchers(self) -> list[WatchItem]:
         """Who watches the header, without ourselves."""
