@@ -153,7 +153,7 @@ async def resize(self: ImageBase, size: int, allow_shrink: bool = True) -> None:
     Raises:
         InvalidArgument: it would shrink and must not; ReadOnlyImage.
     """
-    from ..image import resize
+    from ..image import directory as resize
 
     core = self._open()
     new = number(size, "size")
@@ -367,11 +367,7 @@ async def _children(self: ImageBase, descendants: bool) -> list[dict[str, Any]]:
 
     core = self._open()
     with doing(f"error listing children of {self.name}"):
-        await core.current()
-        return [
-            {"pool": c.pool, "pool_namespace": c.pool_namespace, "image": c.image, "id": c.id, "trash": c.trash}
-            for c in await children.list_children(core, descendants)
-        ]
+        return [child._asdict() for child in await children.list_children(core, descendants)]
 
 
 # ---------------------------------------------------------------- features and membership
@@ -394,13 +390,11 @@ async def update_features(self: ImageBase, features: int, enabled: bool) -> None
 
 async def group(self: ImageBase) -> dict[str, Any]:
     """{pool, name} of the consistency group that the image belongs to; {-1, ""} if to none."""
-    from ..image import group
+    from ..image import groups
 
     core = self._open()
     with doing(f"error getting group for image {self.name}"):
-        await core.current()
-        pool, name = await group.group_of(core)
-    return {"pool": pool, "name": name}
+        return (await groups.image_get_group(core))._asdict()
 
 
 async def watchers_list(self: ImageBase) -> list[dict[str, Any]]:

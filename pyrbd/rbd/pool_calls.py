@@ -24,18 +24,12 @@ from .arguments import (
     optional_text,
     progress,
     text,
-    when_seconds,
 )
 
 if TYPE_CHECKING:
     import datetime
 
     from ..rados.io import IoContext
-
-CONF_PREFIX = "conf_"
-"""Of the keys of metadata that are configuration."""
-_SOURCES = ("USER", "MIRRORING", "MIGRATION", "REMOVING")
-"""cls::rbd::TrashImageSource: who moved an image to the trash."""
 
 
 class RBDBase:
@@ -101,7 +95,7 @@ async def create(
         ImageExists, InvalidArgument, ArgumentOutOfRange, FunctionNotSupported, TypeError. After a
         failure nothing of the image is left.
     """
-    from ..image import directory
+    from ..image import create
 
     image, pool = text(name, "name"), optional_text(data_pool, "data_pool")
     io = self._io(ioctx)
@@ -114,7 +108,7 @@ async def create(
             "format 1 images do not support feature masks, non-default striping, nor data pool", errno.EINVAL
         )
     with doing(f"error creating image {image}"):
-        await directory.create(io, image, size, order, features, unit, count, pool, old_format=bool(old_format))
+        await create.create(io, image, size, order, features, unit, count, pool, old_format=bool(old_format))
 
 
 async def clone(
@@ -187,11 +181,11 @@ async def remove(self: RBDBase, ioctx: IoctxBase, name: str, on_progress: OnProg
     Raises:
         ImageNotFound, ImageBusy (it is open somewhere), ImageHasSnapshots, OperationCanceled.
     """
-    from ..image import directory
+    from ..image import remove
 
     image, io = text(name, "name"), self._io(ioctx)
     with doing(f"error removing image {image}"):
-        await directory.remove(io, image, progress(on_progress))
+        await remove.remove(io, image, progress(on_progress))
 
 
 async def rename(self: RBDBase, ioctx: IoctxBase, src: str, dest: str) -> None:
@@ -271,7 +265,7 @@ async def trash_get(self: RBDBase, ioctx: IoctxBase, image_id: str) -> dict[str,
 
     key, io = text(image_id, "image_id"), self._io(ioctx)
     with doing(f"error retrieving image {key} from trash"):
-        return _trashed(key, await trash.get(io, key))
+        return (await trash.get(io, key)).info()
 
 
 async def trash_list(self: RBDBase, ioctx: IoctxBase) -> List[dict[str, Any]]:
@@ -280,7 +274,7 @@ async def trash_list(self: RBDBase, ioctx: IoctxBase) -> List[dict[str, Any]]:
 
     io = self._io(ioctx)
     with doing("error listing trash entries"):
-        return [_trashed(key, spec) for key, spec in sorted((await trash.list_(io)).items())]
+        return [entry.info() for entry in await trash.list_(io)]
 
 
 async def trash_restore(self: RBDBase, ioctx: IoctxBase, image_id: str, name: str) -> None:
@@ -291,16 +285,6 @@ async def trash_restore(self: RBDBase, ioctx: IoctxBase, image_id: str, name: st
     io = self._io(ioctx)
     with doing(f"error restoring image {key} from trash"):
         await trash.restore(io, key, image)
-
-
-def _trashed(image_id: str, spec: Any) -> dict[str, Any]:
-    return {
-        "id": image_id,
-        "name": spec.name,
-        "source": _SOURCES[spec.source] if spec.source < len(_SOURCES) else str(spec.source),
-        "deletion_time": when_seconds(spec.deletion_time.sec),
-        "deferment_end_time": when_seconds(spec.deferment_end_time.sec),
-    }
 
 
 # ---------------------------------------------------------------- namespaces
@@ -347,12 +331,15 @@ async def namespace_list(self: RBDBase, ioctx: IoctxBase) -> List[str]:
 
 async def pool_metadata_get(self: RBDBase, ioctx: IoctxBase, key: str) -> str:
     """A value that was set; KeyError if there is none."""
+    from ..image import metadata
+
     key, io = text(key, "key"), self._io(ioctx)
-    return await _get(io, key, f"metadata {key}", f"no metadata {key}")
+    with doing(f"error getting metadata {key}"):
+        return await metadata.pool_get(io, key)
 
 
 async def pool_metadata_set(self: RBDBase, ioctx: IoctxBase, key: str, value: str) -> None:
-    """Sets a value of the pool."""
+    """Sets a value of the pool. InvalidArgument for a ``conf_*`` that it cannot have."""
     from ..image import metadata
 
     key, value = text(key, "key"), text(value, "value")
@@ -363,8 +350,11 @@ async def pool_metadata_set(self: RBDBase, ioctx: IoctxBase, key: str, value: st
 
 async def pool_metadata_remove(self: RBDBase, ioctx: IoctxBase, key: str) -> None:
     """Removes a value of the pool; KeyError if there is none."""
+    from ..image import metadata
+
     key, io = text(key, "key"), self._io(ioctx)
-    await _remove(io, key, f"metadata {key}", f"no metadata {key}")
+    with doing(f"error removing metadata {key}"):
+        await metadata.pool_remove(io, key)
 
 
 async def pool_metadata_list(self: RBDBase, ioctx: IoctxBase) -> List[tuple[str, str]]:
@@ -373,14 +363,16 @@ async def pool_metadata_list(self: RBDBase, ioctx: IoctxBase) -> List[tuple[str,
 
     io = self._io(ioctx)
     with doing("error listing metadata"):
-        return sorted((await metadata.pool_list(io)).items())
+        return [*(await metadata.pool_list(io)).items()]
 
 
 async def config_get(self: RBDBase, ioctx: IoctxBase, key: str) -> str:
     """A configuration option of the pool that was overridden; KeyError if it was not."""
+    from ..image import metadata
+
     key, io = config_key(key), self._io(ioctx)
-    about = f"config {key} for pool {ioctx.get_pool_name()}"
-    return await _get(io, CONF_PREFIX + key, about, f"no {about}")
+    with doing(f"error getting config {key} for pool {ioctx.get_pool_name()}"):
+        return await metadata.pool_config_get(io, key)
 
 
 async def config_set(self: RBDBase, ioctx: IoctxBase, key: str, value: str) -> None:
@@ -391,14 +383,16 @@ async def config_set(self: RBDBase, ioctx: IoctxBase, key: str, value: str) -> N
     key, value = config_key(key), text(value, "value")
     io = self._io(ioctx)
     with doing(f"error setting config {key} for pool {ioctx.get_pool_name()}"):
-        await metadata.pool_set(io, CONF_PREFIX + key, value)
+        await metadata.pool_config_set(io, key, value)
 
 
 async def config_remove(self: RBDBase, ioctx: IoctxBase, key: str) -> None:
     """Removes an override; KeyError if there is none."""
+    from ..image import metadata
+
     key, io = config_key(key), self._io(ioctx)
-    about = f"config {key} for pool {ioctx.get_pool_name()}"
-    await _remove(io, CONF_PREFIX + key, about, f"no {about}")
+    with doing(f"error removing config {key} for pool {ioctx.get_pool_name()}"):
+        await metadata.pool_config_remove(io, key)
 
 
 async def config_list(self: RBDBase, ioctx: IoctxBase) -> List[dict[str, Any]]:
@@ -407,32 +401,14 @@ async def config_list(self: RBDBase, ioctx: IoctxBase) -> List[dict[str, Any]]:
 
     io = self._io(ioctx)
     with doing("error listing config options"):
-        return [{"name": n, "value": v, "source": s} for n, v, s in await metadata.pool_config_list(io)]
+        return [option._asdict() for option in await metadata.pool_config_list(io)]
 
 
 def config_key(key: Any) -> str:
+    """An option's name; TypeError for what is no str."""
     if not isinstance(key, str):
         raise TypeError(f"key must be a string, not {type(key).__name__}")
     return key
-
-
-async def _get(io: IoContext, key: str, about: str, missing: str) -> str:
-    from ..image import metadata
-
-    with doing(f"error getting {about}"):
-        value = await metadata.pool_get(io, key)
-    if value is None:
-        raise KeyError(missing)
-    return value
-
-
-async def _remove(io: IoContext, key: str, about: str, missing: str) -> None:
-    from ..image import metadata
-
-    with doing(f"error removing {about}"):
-        there = await metadata.pool_remove(io, key)
-    if not there:
-        raise KeyError(missing)
 
 
 # ---------------------------------------------------------------- the pool
@@ -459,4 +435,4 @@ async def pool_stats_get(self: RBDBase, ioctx: IoctxBase) -> dict[str, int]:
 
     io = self._io(ioctx)
     with doing("error retrieving pool stats"):
-        return await pool.stats(io)
+        return (await pool.stats(io))._asdict()
