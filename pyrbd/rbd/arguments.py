@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from functools import wraps
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import PyrbdError
 from ..image.errors import IncompleteWriteError, InvalidArgument, OSError, OutOfRangeArgument, make_ex
@@ -15,13 +16,34 @@ from ..rados.requests import MAX_U64
 if TYPE_CHECKING:
     import datetime
 
+    from typing_extensions import ParamSpec
+
     from ..msgr.types import Utime
 
+    P = ParamSpec("P")
+
+T = TypeVar("T")
 OnProgress = Callable[[int, int], "int | None"]
 """Called with (done, total); a negative result cancels the call."""
 
 FADVISE_MASK = 0x7C
 """LIBRADOS_OP_FLAG_FADVISE_*, the same bits as the OSD's."""
+
+
+def formerly(**names: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """For calls whose parameters had other names in older releases: {older: today's}."""
+
+    def decorate(call: Callable[P, T]) -> Callable[P, T]:
+        @wraps(call)
+        def renaming(*args: P.args, **kwargs: P.kwargs) -> T:
+            for older, today in names.items():
+                if older in kwargs and today not in kwargs:
+                    kwargs[today] = kwargs.pop(older)
+            return call(*args, **kwargs)
+
+        return renaming
+
+    return decorate
 
 
 def text(value: Any, name: str) -> str:

@@ -68,6 +68,7 @@ class Completion:
             if not isinstance(known, OSError):
                 _log.warning("an asynchronous operation: %r", error)
             self._return_value = -(getattr(known, "errno", None) or errno.EIO)
+            error.__traceback__ = None  # its frames refer to us, and to what they belong to
         self._pending = None
         callback, self.oncomplete = self.oncomplete, None
         try:

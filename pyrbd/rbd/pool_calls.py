@@ -19,6 +19,7 @@ from ..rados.ioctx import IoctxBase
 from .arguments import (
     OnProgress,
     doing,
+    formerly,
     number,
     optional_number,
     optional_text,
@@ -111,6 +112,7 @@ async def create(
         await create.create(io, image, size, order, features, unit, count, pool, old_format=bool(old_format))
 
 
+@formerly(p_snapname="p_snapshot")
 async def clone(
     self: RBDBase,
     p_ioctx: IoctxBase,
