@@ -11,6 +11,7 @@ removed in the trash until its last child goes.
 import errno
 import struct
 import time
+
 from ..denc import Encoder, MapOf, Struct, s64, string
 from ..log import Log
 from ..msgr.osdop import NOSNAP

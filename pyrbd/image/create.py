@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import errno
 import random
-import struct
 from typing import TYPE_CHECKING
 
 from ..log import Log
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
-from . import cls_rbd, features
+from . import cls_rbd, features, object_map
 from .errors import (
     ArgumentOutOfRange,
     ImageExists,
@@ -32,11 +31,6 @@ _log = Log("image")
 _VALIDATE = b"validate"
 _VALIDATED = b"overwrite validated"
 MIN_STRIPE_UNIT = 512
-MAX_OBJECT_MAP_OBJECTS = 256000000
-"""cls::rbd::MAX_OBJECT_MAP_OBJECT_COUNT: an object map of more would be an object too large."""
-OBJECT_MAP_PREFIX = "rbd_object_map."
-_OBJECT_MAP_RESIZE = struct.Struct("<QB")
-_OBJECT_NONEXISTENT = 0
 
 Undo = list[tuple["IoContext", str, ObjectOperation]]
 """What takes back the steps of a creation, in the order of the steps."""
@@ -225,8 +219,10 @@ async def create_v2(
         undo: gets what takes the steps back; whoever calls does that after a failure.
     """
     if features_wanted is None:
-        features_wanted = features.features_from_string(options.get("rbd_default_features") or "0")
-    bits = features.for_new_image(features_wanted)
+        bits = features.for_new_image(features.features_from_string(options.get("rbd_default_features") or "0"))
+        bits &= features.WRITABLE
+    else:
+        bits = features.for_new_image(features_wanted)
     order = order or options.get_int("rbd_default_order")
     stripe_unit = stripe_unit or options.get_int("rbd_default_stripe_unit")
     stripe_count = stripe_count or options.get_int("rbd_default_stripe_count")
@@ -234,7 +230,7 @@ async def create_v2(
     object_size = 1 << order
     _check_striping(object_size, stripe_unit, stripe_count)
     num_objects = Layout(order, stripe_unit or object_size, stripe_count or 1).num_objects(size)
-    if bits & features.OBJECT_MAP and num_objects > MAX_OBJECT_MAP_OBJECTS:
+    if bits & features.OBJECT_MAP and num_objects > object_map.MAX_OBJECT_COUNT:
         raise InvalidArgument(f"an object map cannot have {num_objects} objects", errno.EINVAL)
     striped = (stripe_unit not in (0, object_size)) or stripe_count not in (0, 1)
     if striped:
@@ -276,9 +272,8 @@ async def create_v2(
     if striped:  # on its own: the class looks up the features that the request before wrote
         await io.operate(header_oid, cls_rbd.set_stripe_unit_count(_op(), stripe_unit, stripe_count))
     if bits & features.OBJECT_MAP:
-        empty = _OBJECT_MAP_RESIZE.pack(num_objects, _OBJECT_NONEXISTENT)
-        op = _op().call_write("rbd", "object_map_resize", empty)
-        await _step(io, OBJECT_MAP_PREFIX + image_id, op, undo, _op().remove())
+        map_oid = object_map.object_map_object(image_id)
+        await _step(io, map_oid, object_map.resize_operation(num_objects), undo, _op().remove())
     return image_id
 
 

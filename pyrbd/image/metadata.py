@@ -153,7 +153,7 @@ async def set(image: Image, key: str, value: str) -> None:
             raise InvalidArgument(f"{key}: no option that an image may override", errno.EINVAL)
         config_schema.check(option, value)
     await _check_writable(image)
-    await execute_set(image, key, value)
+    await execute_update(image, key, value)
 
 
 async def remove(image: Image, key: str) -> None:
@@ -167,17 +167,12 @@ async def list_(image: Image) -> dict[str, str]:
     return await _list(image.io, image.header_oid)
 
 
-async def execute_set(image: Image, key: str, value: str) -> None:
-    """Operations::execute_metadata_set: sets a key, as the one who may change the image."""
+async def execute_update(image: Image, key: str, value: str | None) -> None:
+    """Sets a key, or removes it (None), as the one who may change the image (MetadataUpdatePayload;
+    Operations::execute_metadata_set, execute_metadata_remove)."""
     await image.prepare_write()
-    await image.io.operate(image.header_oid, _set_operation(key, value))
-    await image.header_changed()
-
-
-async def execute_remove(image: Image, key: str) -> None:
-    """Operations::execute_metadata_remove."""
-    await image.prepare_write()
-    await image.io.operate(image.header_oid, _remove_operation(key))
+    operation = _remove_operation(key) if value is None else _set_operation(key, value)
+    await image.io.operate(image.header_oid, operation)
     await image.header_changed()
 
 
@@ -219,7 +214,7 @@ async def _remove_of_image(image: Image, key: str, missing: str) -> None:
     await _check_writable(image)
     if await _get(image.io, image.header_oid, key) is None:
         raise KeyError(missing)
-    await execute_remove(image, key)
+    await execute_update(image, key, None)
 
 
 async def _check_writable(image: Image) -> None:

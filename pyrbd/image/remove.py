@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ..denc import Encoder
+from ..errors import DecodeError
 from ..log import Log
 from ..msgr.types import HObject
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
-from . import cls_rbd, features, trash
+from . import cls_rbd, features, object_map, trash
 from .clone import detach_child
-from .create import OBJECT_MAP_PREFIX
 from .errors import Error, ImageBusy, ImageHasSnapshots, ImageMemberOfGroup, ImageNotFound, OSError, make_ex
 from .image import Image
 from .metadata import load_pool_config
@@ -28,6 +28,7 @@ from .metadata import load_pool_config
 if TYPE_CHECKING:
     from ..rados.completion import Completion
     from ..rados.io import IoContext, OpReply
+    from .bit_vector import BitVector
 
 _log = Log("image")
 
@@ -160,7 +161,7 @@ async def remove_image(
         finally:
             await image.close()
     await _gone(io.submit(cls_rbd.header_object(image_id), ObjectOperation().remove()))
-    await _gone(io.submit(OBJECT_MAP_PREFIX + image_id, ObjectOperation().remove()))
+    await _gone(io.submit(object_map.object_map_object(image_id), ObjectOperation().remove()))
 
 
 async def _pre_remove(image: Image, force: bool) -> None:
@@ -219,8 +220,9 @@ async def remove_objects(image: Image, objects: range, on_progress: OnProgress |
     io, window = image.data_io, max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
     snapc = image.header.snap_context
     numbers: Sequence[int] = objects
-    if image.object_map is not None:
-        numbers = [n for n in objects if image.object_map.may_exist(n)]
+    vector = await _load_object_map(image)
+    if vector is not None and vector.size >= objects.stop:
+        numbers = list(vector.nonzero(objects.start, objects.stop))
     elif len(objects) > LIST_INSTEAD:
         numbers = [n for n in await _existing_objects(image) if n in objects]
     pending: deque[Completion[OpReply]] = deque()
@@ -238,6 +240,19 @@ async def remove_objects(image: Image, objects: range, on_progress: OnProgress |
             await _gone(pending.popleft())
             finished += 1
     report(on_progress, finished, total)
+
+
+async def _load_object_map(image: Image) -> BitVector | None:
+    """The object map of the head, where it is to be believed: nobody can change it meanwhile."""
+    if not image.has(features.OBJECT_MAP) or object_map.flags(image) & object_map.OBJECT_MAP_INVALID:
+        return None
+    if image.lock is not None and not image.lock.owner:
+        return None
+    try:
+        return await object_map.load(image.io, image.id)
+    except (rados.ObjectNotFound, rados.InvalidArgumentError, DecodeError) as e:
+        _log.info("%r: its object map is of no use: %s", image, e)
+        return None
 
 
 async def _existing_objects(image: Image) -> list[int]:

@@ -304,7 +304,7 @@ async def _prepare_move(io: "IoContext", name: str, image_id: str, source: int) 
         raise ImageMemberOfGroup(f"image {name} is in a group", errno.EMLINK)
     if not header.features & features.EXCLUSIVE_LOCK:
         return
-    image = await Image.open(io, image_id=image_id)
+    image = await Image.open(io, name, image_id=image_id, skip_parent=True)
     try:
         if image.lock is not None:
             await image.lock.acquire()
@@ -535,7 +535,7 @@ async def _used_bytes(io: "IoContext", image_id: str) -> int:
         nonlocal used
         used += length if exists else 0
 
-    image = await Image.open(io, image_id=image_id, read_only=True)
+    image = await Image.open(io, image_id=image_id, read_only=True, skip_parent=True)
     try:
         await diff_iterate(image, 0, image.size, None, add, include_parent=False, whole_object=True)
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pyrbd import rados, rbd
+from pyrbd.image import features
 
 MIB = 1 << 20
 Run = Callable[..., bytes]
@@ -68,7 +69,7 @@ def test_create_writes_the_header_that_librbd_writes(
     """Everything that `rbd info` and the omap of the header show is equal, up to id and time."""
     size = 20 * MIB + 1
     rbd.RBD().create(ioctx, name, size, **kwargs)
-    theirs_kwargs = {"features": rbd.RBD_FEATURE_LAYERING, "old_format": False, **kwargs}
+    theirs_kwargs = {"features": 61 & features.WRITABLE, "old_format": False, **kwargs}
     result = librbd(
         f"""
 kwargs = {theirs_kwargs!r}
