@@ -15,7 +15,6 @@ from ..rados.ioctx import IoctxBase
 from ..rados.requests import data_of
 from . import image_calls, lock_calls, metadata_calls, snapshot_calls, unsupported
 from .arguments import (
-    FADVISE_MASK,
     doing,
     fadvise,
     incomplete,
@@ -170,7 +169,7 @@ class Image(ImageBase):
                 client = self._client
                 try:
                     data: bytes = client.wait(
-                        core.submit_read_one(object_no, inside, length, fadvise_flags & FADVISE_MASK)
+                        core.submit_read_one(object_no, inside, length, fadvise_flags and fadvise(fadvise_flags))
                     )
                 except rados.ObjectNotFound:
                     with doing(f"error reading {self.name} {offset}~{length}"):

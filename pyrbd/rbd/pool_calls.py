@@ -9,7 +9,6 @@ A wrong type of a name is InvalidArgument, of a number TypeError.
 
 from __future__ import annotations
 
-import errno
 from builtins import list as List
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -105,9 +104,7 @@ async def create(
     features = optional_number(features, "features")
     unit, count = optional_number(stripe_unit, "stripe_unit"), optional_number(stripe_count, "stripe_count")
     if old_format and (features or unit or count or pool):
-        raise InvalidArgument(
-            "format 1 images do not support feature masks, non-default striping, nor data pool", errno.EINVAL
-        )
+        raise InvalidArgument("format 1 images do not support feature masks, non-default striping, nor data pool")
     with doing(f"error creating image {image}"):
         await create.create(io, image, size, order, features, unit, count, pool, old_format=bool(old_format))
 
@@ -236,6 +233,8 @@ async def trash_purge(
         import time
 
         expire = int(time.mktime(expire_ts.timetuple()))
+    if isinstance(threshold, str | bytes):
+        raise TypeError("threshold must be a number")
     until = float(threshold)
     with doing("error purging images from trash"):
         await trash.purge(io, expire, until)
