@@ -46,7 +46,7 @@ MANAGEABLE = CREATABLE | OPERATIONS
 """What an image may have that pyrbd clones, renames and removes: the others have more to them than that."""
 OPERATION_FEATURES_ALL = 0xF
 """RBD_OPERATION_FEATURES_ALL: clone-parent, clone-child, group, snap-trash."""
-WRITABLE = LAYERING | STRIPINGV2 | DATA_POOL | DEEP_FLATTEN | OPERATIONS
+WRITABLE = MANAGEABLE
 """What an image may have that pyrbd writes to."""
 READABLE = ALL & ~(MIGRATING | DIRTY_CACHE)
 """What an image may have that pyrbd reads: the others keep data elsewhere."""
