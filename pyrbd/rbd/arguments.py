@@ -91,6 +91,13 @@ def uint32(value: Any, name: str) -> int:
     return number(value, name, 0, (1 << 32) - 1)
 
 
+def fraction(value: Any, name: str) -> float:
+    """A float from any number; TypeError for anything else."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    return float(value)
+
+
 def fadvise(flags: Any) -> int:
     """The flags of one operation that OSDs know."""
     return int32(flags, "fadvise_flags") & FADVISE_MASK
@@ -156,12 +163,6 @@ class doing:
 def incomplete(written: int, length: int) -> IncompleteWriteError:
     """A write that reached over the end of the image."""
     return IncompleteWriteError(f"Wrote only {written} out of {length} bytes")
-
-
-def addr_text(addr: str) -> str:
-    """An address without its type, as librados has it."""
-    kind, _, rest = addr.partition(":")
-    return rest if kind in ("any", "v1", "v2") else addr
 
 
 def when(t: Utime) -> datetime.datetime:

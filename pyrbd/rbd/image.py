@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
@@ -24,7 +23,6 @@ from .arguments import (
     translated,
 )
 from .completion import Completion
-from .constants import RBD_WRITE_ZEROES_FLAG_THICK_PROVISION
 from .iterators import (
     ChildIterator,
     ConfigImageIterator,
@@ -169,7 +167,9 @@ class Image(ImageBase):
                 client = self._client
                 try:
                     data: bytes = client.wait(
-                        core.submit_read_one(object_no, inside, length, fadvise_flags and fadvise(fadvise_flags))
+                        core.submit_read_one(
+                            object_no, inside, length, 0 if fadvise_flags == 0 else fadvise(fadvise_flags)
+                        )
                     )
                 except rados.ObjectNotFound:
                     with doing(f"error reading {self.name} {offset}~{length}"):
@@ -194,7 +194,9 @@ class Image(ImageBase):
         if type(offset) is not int or offset < 0:
             offset = number(offset, "offset")
         try:
-            written = self._client.run(self._core.write(offset, view, fadvise_flags and fadvise(fadvise_flags)))
+            written = self._client.run(
+                self._core.write(offset, view, 0 if fadvise_flags == 0 else fadvise(fadvise_flags))
+            )
         except Exception as e:
             raise translated(e, f"error writing to {self.name}")  # noqa: B904 - it may be the same one
         if written != len(view):
@@ -345,8 +347,6 @@ class Image(ImageBase):
         """Begins to :meth:`write_zeroes`; ``oncomplete(completion)`` is called when that has ended."""
         self.require_not_closed()
         offset, length, flags = number(offset, "offset"), number(length, "length"), int32(zero_flags, "zero_flags")
-        if flags & ~RBD_WRITE_ZEROES_FLAG_THICK_PROVISION:
-            raise InvalidArgument(f"error zeroing {self.name} {offset}~{length}: flags {flags:#x}", errno.EINVAL)
         return self._begin(image_calls.write_zeroes(self, offset, length, flags), oncomplete)
 
     def aio_flush(self, oncomplete: Callable[[Completion], Any] | None) -> Completion:

@@ -11,13 +11,10 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..image.cls_rbd import ListWatchResponse
-from ..image.errors import InvalidArgument, make_ex
-from ..rados.operations import ObjectOperation
+from ..image.errors import InvalidArgument
 from ..rados.requests import data_of, writable
 from .arguments import (
     OnProgress,
-    addr_text,
     doing,
     fadvise,
     incomplete,
@@ -235,15 +232,13 @@ async def diff_iterate(
     what = f"error generating diff from snapshot {from_snapshot}"
     raised: list[BaseException] = []
 
-    def call(at: int, n: int, exists: bool) -> None:
+    def call(at: int, n: int, exists: bool) -> int:
         try:
             answer = iterate_cb(at, n, exists)
-            code = 0 if answer is None else int32(answer, "the result of iterate_cb")
+            return 0 if answer is None else int32(answer, "the result of iterate_cb")
         except BaseException as e:
             raised.append(e)
             raise
-        if code < 0:
-            raise make_ex(code, what)
 
     with doing(what, but=raised):
         await diff.diff_iterate(core, offset, length, since, call, bool(include_parent), bool(whole_object))
@@ -399,8 +394,8 @@ async def group(self: ImageBase) -> dict[str, Any]:
 
 async def watchers_list(self: ImageBase) -> list[dict[str, Any]]:
     """{addr, id, cookie} of each client that has the image open for writing, ourselves included."""
+    from ..image import watchers
+
     core = self._open()
     with doing(f"error listing watchers of {self.name}"):
-        reply = await core.io.operate(core.header_oid, ObjectOperation().list_watchers())
-        entries = ListWatchResponse.from_bytes(reply.ops[0].data).entries
-    return [{"addr": addr_text(str(w.addr)), "id": w.name.num, "cookie": w.cookie} for w in entries]
+        return [watcher._asdict() for watcher in await watchers.list_watchers(core)]

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
 
-from ..image.errors import ImageNotFound, InvalidArgument, OperationNotSupported, ReadOnlyImage
-from .arguments import doing, int32, text
-from .constants import RBD_LOCK_MODE_EXCLUSIVE, RBD_LOCK_MODE_EXCLUSIVE_TRANSIENT
+from .arguments import doing, text, uint32
 
 if TYPE_CHECKING:
-    from ..image.exclusive_lock import ExclusiveLock
-    from ..image.image import Image as Core
     from .properties import ImageBase
 
 
 # ---------------------------------------------------------------- the exclusive lock
-
-
-def _managed(core: Core) -> ExclusiveLock:
-    lock: ExclusiveLock | None = core.lock
-    if lock is None:
-        raise InvalidArgument("the image has no exclusive lock, or is not open for writing", errno.EINVAL)
-    return lock
 
 
 async def is_exclusive_lock_owner(self: ImageBase) -> bool:
@@ -31,34 +19,34 @@ async def is_exclusive_lock_owner(self: ImageBase) -> bool:
 
     core = self._open()
     with doing(f"error getting lock status for image {self.name}"):
-        return core.lock is not None and await advisory.owns_lock(core)
+        return await advisory.is_exclusive_lock_owner(core)
 
 
 async def lock_acquire(self: ImageBase, lock_mode: int) -> None:
-    """Takes the exclusive lock, and does not give it up by itself to others who ask for it.
+    """Takes the exclusive lock and keeps it until :meth:`lock_release`: from now on it is neither given up
+    because others ask, nor taken because it is needed.
 
     Args:
-        lock_mode: ``RBD_LOCK_MODE_EXCLUSIVE``, or ``RBD_LOCK_MODE_EXCLUSIVE_TRANSIENT`` to give it up when asked.
+        lock_mode: ``RBD_LOCK_MODE_EXCLUSIVE``; or ``RBD_LOCK_MODE_EXCLUSIVE_TRANSIENT``, with which others who
+            ask wait until it is released, and are not refused.
     Raises:
         ReadOnlyImage: its owner does not give it up. InvalidArgument: the image has no exclusive lock.
         OperationNotSupported: another mode.
     """
-    core, mode = self._open(), int32(lock_mode, "lock_mode")
-    with doing("error acquiring lock on image"):
-        lock = _managed(core)
-        if mode not in (RBD_LOCK_MODE_EXCLUSIVE, RBD_LOCK_MODE_EXCLUSIVE_TRANSIENT):
-            raise OperationNotSupported(f"lock mode {mode}", errno.EOPNOTSUPP)
-        await lock.acquire()
+    from ..image import advisory
+
+    core, mode = self._open(), uint32(lock_mode, "lock_mode")
+    with doing(f"error acquiring lock on image {self.name}"):
+        await advisory.lock_acquire(core, mode)
 
 
 async def lock_release(self: ImageBase) -> None:
     """Gives the exclusive lock up. InvalidArgument when we do not hold it."""
+    from ..image import advisory
+
     core = self._open()
-    with doing("error releasing lock on image"):
-        lock = _managed(core)
-        if not lock.owner:
-            raise InvalidArgument("not the owner of the exclusive lock", errno.EINVAL)
-        await lock.release()
+    with doing(f"error releasing lock on image {self.name}"):
+        await advisory.lock_release(core)
 
 
 async def lock_get_owners(self: ImageBase) -> list[dict[str, Any]]:
@@ -68,12 +56,7 @@ async def lock_get_owners(self: ImageBase) -> list[dict[str, Any]]:
 
     core = self._open()
     with doing(f"error listing lock owners for image {self.name}"):
-        _managed(core)
-        try:
-            owners = await advisory.lock_get_owners(core)
-        except ImageNotFound:
-            owners = []
-    return [{"mode": mode, "owner": owner} for mode, owner in owners]
+        return await advisory.lock_get_owners(core)
 
 
 async def lock_break(self: ImageBase, lock_mode: int, lock_owner: str) -> None:
@@ -83,18 +66,14 @@ async def lock_break(self: ImageBase, lock_mode: int, lock_owner: str) -> None:
         lock_mode: ``RBD_LOCK_MODE_EXCLUSIVE``.
         lock_owner: as :meth:`lock_get_owners` names it.
     Raises:
-        ImageBusy: another one owns it. ImageNotFound: nobody does. InvalidArgument, OperationNotSupported.
+        ImageBusy: another one owns it. ImageNotFound: nobody does. InvalidArgument, OperationNotSupported,
+        ReadOnlyImage.
     """
     from ..image import advisory
 
-    core, owner, mode = self._open(), text(lock_owner, "lock_owner"), int32(lock_mode, "lock_mode")
-    with doing("error breaking lock on image"):
-        if mode != RBD_LOCK_MODE_EXCLUSIVE:
-            raise OperationNotSupported(f"lock mode {mode}", errno.EOPNOTSUPP)
-        if core.read_only:
-            raise ReadOnlyImage(f"image {self.name} was opened read-only", errno.EROFS)
-        _managed(core)
-        await advisory.lock_break(core, owner)
+    core, owner, mode = self._open(), text(lock_owner, "lock_owner"), uint32(lock_mode, "lock_mode")
+    with doing(f"error breaking lock on image {self.name}"):
+        await advisory.lock_break(core, mode, owner)
 
 
 # ---------------------------------------------------------------- advisory locks
@@ -107,8 +86,7 @@ async def list_lockers(self: ImageBase) -> dict[str, Any] | list[Any]:
 
     core = self._open()
     with doing(f"error listing lockers of image {self.name}"):
-        info = await advisory.list_lockers(core)
-    return info if info["lockers"] else []
+        return await advisory.list_lockers(core)
 
 
 async def lock_exclusive(self: ImageBase, cookie: str) -> None:

@@ -19,6 +19,7 @@ from .arguments import (
     OnProgress,
     doing,
     formerly,
+    fraction,
     number,
     optional_number,
     optional_text,
@@ -233,9 +234,7 @@ async def trash_purge(
         import time
 
         expire = int(time.mktime(expire_ts.timetuple()))
-    if isinstance(threshold, str | bytes):
-        raise TypeError("threshold must be a number")
-    until = float(threshold)
+    until = fraction(threshold, "threshold")
     with doing("error purging images from trash"):
         await trash.purge(io, expire, until)
 

@@ -811,16 +811,8 @@ GROUPS = {
     "the exclusive lock": (LOCKED + "\nother = rbd.Image(ioctx, name)", EXCLUSIVE),
     "pool": (PLAIN, POOL),
     "trash and namespaces": (PLAIN, TRASH),
-    "clones": (
-        PLAIN
-        + "\ncluster.conf_set('rbd_default_clone_format', '2')\nR.clone(ioctx, name, 's', ioctx, new, 1)\nchild = rbd.Image(ioctx, new)",
-        CLONES,
-    ),
-    "clones, all features": (
-        LOCKED
-        + "\ncluster.conf_set('rbd_default_clone_format', '2')\nR.clone(ioctx, name, 's', ioctx, new, 61)\nchild = rbd.Image(ioctx, new)",
-        CLONES,
-    ),
+    "clones": (PLAIN + CLONE.format(1), CLONES),
+    "clones, all features": (LOCKED + CLONE.format(61), CLONES),
     "format 1": (
         "cluster.conf_set('rbd_default_format', '1')\nR.create(ioctx, name, SIZE, 20, True)\n" + FILL + OPEN,
         OLD,
