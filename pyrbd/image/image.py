@@ -126,7 +126,7 @@ class Image:
         """Opens an image by name or id.
 
         Args:
-            snapshot: name or id of the snapshot to read; such an image is read-only.
+            snapshot: name or id of the snapshot to read; data cannot be written until another one is set.
             read_only: do not register as a watcher; writes raise ReadOnlyImage.
             skip_parent: do not open the parent, for who does not use the image's data.
         Raises:
@@ -135,10 +135,10 @@ class Image:
         """
         old_format = False
         if image_id is None:
-            if not name:
+            if name is None:
                 raise InvalidArgument("an image is opened by name or by id", errno.EINVAL)
             image_id, old_format = await find(io, name)
-        image = cls(io, name or "", image_id, read_only or snapshot is not None, old_format)
+        image = cls(io, name or "", image_id, read_only, old_format)
         image._skip_parent = skip_parent
         if not image.read_only:
             await image.watcher.register()
