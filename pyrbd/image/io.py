@@ -384,18 +384,26 @@ def data_extents(view: memoryview) -> list[tuple[int, int]]:
 async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> int:
     """Writes; the data is safe on all replicas when this returns. Gives the number of bytes written:
     fewer than given only where the image ends."""
-    with await image.enter_write() as inside:
+    with image.try_enter_write() or await image.enter_write() as inside:
         length = image.clip(offset, len(data))
         if not length:
             return 0
         image.modified()
+        if length < len(data):
+            data = data[:length]
         object_map = image.object_map
-        layout = image.layout
-        if object_map is not None and image.parent is None and layout.simple:
+        layout, io, snapc = image.layout, image.data_io, image.header.snap_context
+        if layout.simple:
             first, last = offset >> layout.order, (offset + length - 1) >> layout.order
-            if last > first:  # one update of the map for all
-                await object_map.update(first, last + 1, OBJECT_EXISTS)
-        io, snapc = image.data_io, image.header.snap_context
+            if first == last:
+                at = offset & layout.object_size - 1
+                if image.parent is None and (object_map is None or object_map.state(first) == OBJECT_EXISTS):
+                    await io.submit_write(image.object_name(first), at, data, snapc=snapc, op_flags=op_flags)
+                else:
+                    await perform(image, DataWrite(first, at, data, op_flags), inside)
+                return length
+            if object_map is not None and image.parent is None:
+                await object_map.update(first, last + 1, OBJECT_EXISTS)  # one for all
         async with Window(image) as window:
             for extent in layout.map(offset, length):
                 await window.room()
@@ -404,8 +412,6 @@ async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> i
                 if image.parent is None and (object_map is None or object_map.state(n) == OBJECT_EXISTS):
                     c = io.submit_write(image.object_name(n), extent.offset, piece, snapc=snapc, op_flags=op_flags)
                     window.add(c)
-                elif len(piece) == length:
-                    await perform(image, DataWrite(n, extent.offset, piece, op_flags), inside)
                 else:
                     request = DataWrite(n, extent.offset, piece, op_flags)
                     window.add(image.client.spawn(perform(image, request, inside)))
@@ -415,7 +421,7 @@ async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> i
 async def discard(image: Image, offset: int, length: int, granularity: int) -> int:
     """Makes an extent read as zeroes; with a granularity (bytes), only its multiples within each object,
     what is left over keeps its data. Gives the length within the image."""
-    with await image.enter_write() as inside:
+    with image.try_enter_write() or await image.enter_write() as inside:
         length = image.clip(offset, length)
         if not length:
             return 0
@@ -451,7 +457,7 @@ async def compare_and_write(image: Image, offset: int, compare: memoryview, data
     """
     if len(compare) != len(data):
         raise InvalidArgument(f"{len(compare)} bytes to compare, {len(data)} to write", errno.EINVAL)
-    with await image.enter_write() as inside:
+    with image.try_enter_write() or await image.enter_write() as inside:
         length = image.clip(offset, len(data))
         if not length:
             return 0
