@@ -675,7 +675,8 @@ class Engine:
             if not image.doubt:
                 raise Mismatch(f"rbd object-map check {spec}: {flags} {said}")
             self.counts["object maps that rightly are invalid"] += 1
-            self.rbd("object-map", "rebuild", "--no-progress", spec_of(image.where, image.name))
+            for every in (None, *image.user_snaps):
+                self.rbd("object-map", "rebuild", "--no-progress", spec_of(image.where, image.name, every and every.name))
             image.doubt.clear()
             self.check_object_map(image, snap)
 

@@ -464,7 +464,8 @@ class World:
         image = self.get(uid)
         if not image.features & OBJECT_MAP:
             return raises("InvalidArgument")
-        image.doubt.clear()
+        if not image.snaps:
+            image.doubt.clear()  # those of snapshots are rebuilt at the snapshots
         return OK
 
     def do_lock(self, uid: int) -> Any:
