@@ -215,7 +215,7 @@ class _Diff:
     async def _run_slow(self, emit: Callable[[int, int, bool], None]) -> None:
         image = self.image
         await self._find_existing()
-        window = max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+        window = max(1, image.config.get_int("rbd_concurrent_management_ops"))
         pending: deque[Completion[list[Extent]]] = deque()
 
         async def report() -> None:
@@ -242,7 +242,7 @@ class _Diff:
         objects = self.objects()
         if len(objects) > _FEW_OBJECTS:
             self.existing = await self._known_by_maps()
-            if self.existing is None and not self.from_id and self.end_id == NOSNAP and len(objects) > LIST_INSTEAD:
+            if self.existing is None and len(objects) > LIST_INSTEAD:
                 self.existing = set(await existing_objects(self.image, objects))
         if self.parent is not None:
             await self.parent._find_existing()
