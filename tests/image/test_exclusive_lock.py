@@ -23,7 +23,7 @@ from pyrbd.errors import DecodeError
 from pyrbd.image import advisory, exclusive_lock, notify
 from pyrbd.image.exclusive_lock import ExclusiveLock, decode_cookie, encode_cookie
 
-from .peers import Failed, Peer, until
+from tests.image.peers import Failed, Peer, until
 
 Run = Callable[..., bytes]
 MIB = 1 << 20
