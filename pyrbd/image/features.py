@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from .errors import FunctionNotSupported, InvalidArgument
+from .errors import FunctionNotSupported, ImageBusy, InvalidArgument, ReadOnlyImage
 
 LAYERING = 1 << 0
 STRIPINGV2 = 1 << 1
@@ -38,9 +38,13 @@ ALL = sum(NAMES)
 IMPLICIT_ENABLE = STRIPINGV2 | DATA_POOL | FAST_DIFF | OPERATIONS | MIGRATING | NON_PRIMARY | DIRTY_CACHE
 """Bits that librbd sets by itself; ignored in what a caller asks for."""
 
-CREATABLE = LAYERING | STRIPINGV2 | DATA_POOL
+CREATABLE = LAYERING | STRIPINGV2 | EXCLUSIVE_LOCK | OBJECT_MAP | FAST_DIFF | DEEP_FLATTEN | DATA_POOL
 """What an image that pyrbd makes may have."""
-WRITABLE = LAYERING | STRIPINGV2 | DATA_POOL | DEEP_FLATTEN | OPERATIONS
+MANAGEABLE = CREATABLE | OPERATIONS
+"""What an image may have that pyrbd clones, renames and removes: the others have more to them than that."""
+OPERATION_FEATURES_ALL = 0xF
+"""RBD_OPERATION_FEATURES_ALL: clone-parent, clone-child, group, snap-trash."""
+WRITABLE = MANAGEABLE
 """What an image may have that pyrbd writes to."""
 READABLE = ALL & ~(MIGRATING | DIRTY_CACHE)
 """What an image may have that pyrbd reads: the others keep data elsewhere."""
@@ -93,3 +97,40 @@ def check_writable(features: int, image: str) -> None:
         raise FunctionNotSupported(
             f"image {image} can only be read: pyrbd does not yet handle for writing: {names(bad)}", errno.ENOSYS
         )
+
+
+def for_new_image(wanted: int) -> int:
+    """What an image gets for which these features are asked (`src/librbd/image/CreateRequest.cc`,
+    validate_features): without those that follow from other arguments, with those that are implied.
+
+    Raises:
+        FunctionNotSupported: a feature that does not exist, or one (journaling) that pyrbd does not handle.
+        InvalidArgument: one without another that it needs.
+    """
+    if wanted & ~ALL or wanted < 0:
+        raise FunctionNotSupported(f"features {wanted & ~ALL:#x} are not known", errno.ENOSYS)
+    bits = wanted & ~IMPLICIT_ENABLE
+    if bits & OBJECT_MAP:
+        bits |= FAST_DIFF
+    needy = bits & (OBJECT_MAP | JOURNALING)
+    if needy and not bits & EXCLUSIVE_LOCK:
+        raise InvalidArgument(f"{names(needy)} cannot be used without exclusive-lock", errno.EINVAL)
+    bad = bits & ~CREATABLE
+    if bad:
+        raise FunctionNotSupported(f"pyrbd does not create images with {names(bad)}", errno.ENOSYS)
+    return bits
+
+
+def check_manageable(features: int, op_features: int, image: str) -> None:
+    """Refuses, by name, to clone, rename or remove images of which we would leave something behind.
+
+    Raises:
+        ImageBusy: it is being migrated; FunctionNotSupported; ReadOnlyImage: operations that we do not know.
+    """
+    if features & MIGRATING:
+        raise ImageBusy(f"image {image} is being migrated", errno.EBUSY)
+    bad = features & ~MANAGEABLE
+    if bad:
+        raise FunctionNotSupported(f"image {image} has features that pyrbd does not handle: {names(bad)}", errno.ENOSYS)
+    if op_features & ~OPERATION_FEATURES_ALL:
+        raise ReadOnlyImage(f"image {image}: its operation features {op_features:#x} are not all known", errno.EROFS)

@@ -224,8 +224,13 @@ class _Cell:
         if guard is not None:
             guard.release(self)
 
+    @property
+    def alive(self) -> bool:
+        """Whether somebody has it, or waits for it."""
+        return self._guard is not None
+
     def __del__(self) -> None:
-        guard = self._guard
+        guard, self._guard = self._guard, None  # for who looks now: references to us are still good
         if guard is not None and not guard.client.closed and not guard.client.forked:
             guard.client.driver.defer(guard.wake, self.first, self.last)
 
@@ -260,7 +265,7 @@ class _Guard:
             c = other()
             if c is cell:
                 break
-            if c is not None and c.first < cell.last and cell.first < c.last:
+            if c is not None and c.alive and c.first < cell.last and cell.first < c.last:
                 return False
         return True
 

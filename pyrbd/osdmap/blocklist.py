@@ -1,7 +1,7 @@
 """The clients that a map shuts out: in the section of a map that is for OSDs
 (`src/osd/OSDMap.cc`, OSDMap::encode "osd-only data", OSDMap::is_blocklisted).
 
-Only the blocklist is taken from that section; what stands before it is gone over.
+Only the blocklist, and which clients the cluster must serve, is taken from that section; the rest is gone over.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ _osd_addrvecs = MapOf(s32, EntityAddrVec)
 _osd_u32 = MapOf(s32, u32)
 
 OSD_INFO_SIZE = 25
+NO_RELEASE = 0xFF
+"""In an incremental: the release is not changed."""
 
 
 class Client(NamedTuple):
@@ -53,18 +55,29 @@ class Blocklist(NamedTuple):
         return any(host in ipaddress.ip_network(f"{r.host}/{r.nonce}", strict=False) for r in self.ranges if r.host)
 
 
+class OsdSection(NamedTuple):
+    """What is taken from the section for OSDs."""
+
+    blocklist: Blocklist = Blocklist()
+    require_min_compat_client: int = 0
+    """The release (13 is mimic) of the oldest clients that must be able to use the cluster; 0 when nobody said."""
+
+
 class Changes(NamedTuple):
-    """What an incremental does to a blocklist."""
+    """What an incremental does to that section."""
 
     added: frozenset[Client] = frozenset()
     removed: frozenset[Client] = frozenset()
     added_ranges: frozenset[Client] = frozenset()
     removed_ranges: frozenset[Client] = frozenset()
+    require_min_compat_client: int = 0
+    """0 when it stays."""
 
-    def apply(self, old: Blocklist) -> Blocklist:
-        return Blocklist(
-            (old.clients | self.added) - self.removed, (old.ranges | self.added_ranges) - self.removed_ranges
-        )
+    def apply(self, old: OsdSection) -> OsdSection:
+        clients = (old.blocklist.clients | self.added) - self.removed
+        ranges = (old.blocklist.ranges | self.added_ranges) - self.removed_ranges
+        release = self.require_min_compat_client or old.require_min_compat_client
+        return OsdSection(Blocklist(clients, ranges), release)
 
 
 def _stamped(d: Decoder) -> frozenset[Client]:
@@ -85,13 +98,13 @@ def _skip_xinfo(d: Decoder) -> None:
     d.skip(d.u32())
 
 
-def decode_full(v: int, d: Decoder) -> Blocklist:
+def decode_full(v: int, d: Decoder) -> OsdSection:
     """From the section of a full map, of version `v`."""
     _addrvecs.decode(d)  # hb_back_addrs
     d.skip(OSD_INFO_SIZE * d.count(OSD_INFO_SIZE))
     clients = _stamped(d)
-    if v < 11:
-        return Blocklist(clients)
+    if v < 5:
+        return OsdSection(Blocklist(clients))
     _addrvecs.decode(d)  # cluster_addrs
     d.skip(4)
     d.blob()  # cluster_snapshot
@@ -99,14 +112,18 @@ def decode_full(v: int, d: Decoder) -> Blocklist:
     for _ in range(d.count(6)):
         _skip_xinfo(d)
     _addrvecs.decode(d)  # hb_front_addrs
-    d.skip(3 * 4 + 2)  # the ratios, require_min_compat_client, require_osd_release
+    d.skip(3 * 4)  # the ratios
+    release = d.u8()
+    d.skip(1)  # require_osd_release
+    if v < 11:
+        return OsdSection(Blocklist(clients), release)
     for _ in range(d.count(12)):  # removed_snaps_queue
         d.skip(8)
         d.skip(16 * d.count(16))
     _osd_u32.decode(d)  # crush_node_flags
     _osd_u32.decode(d)  # device_class_flags
     d.skip(1 + 4 + 4 + 4 + 4)  # stretch mode
-    return Blocklist(clients, _stamped(d))
+    return OsdSection(Blocklist(clients, _stamped(d)), release)
 
 
 def decode_incremental(v: int, d: Decoder) -> Changes:
@@ -116,7 +133,7 @@ def decode_incremental(v: int, d: Decoder) -> Changes:
     d.skip(12 * d.count(12))  # new_last_clean_interval
     _osd_u32.decode(d)  # new_lost
     added, removed = _stamped(d), _listed(d)
-    if v < 11:
+    if v < 6:
         return Changes(added, removed)
     _osd_addrvecs.decode(d)  # new_up_cluster
     d.blob()  # cluster_snapshot
@@ -125,8 +142,12 @@ def decode_incremental(v: int, d: Decoder) -> Changes:
         d.skip(4)
         _skip_xinfo(d)
     _osd_addrvecs.decode(d)  # new_hb_front_up
-    d.skip(8 + 3 * 4 + 2)  # features, the ratios, the two releases
+    d.skip(8 + 3 * 4)  # features, the ratios
+    release = d.u8() % NO_RELEASE
+    d.skip(1)  # new_require_osd_release
+    if v < 11:
+        return Changes(added, removed, require_min_compat_client=release)
     _osd_u32.decode(d)  # new_crush_node_flags
     _osd_u32.decode(d)  # new_device_class_flags
     d.skip(1 + 4 + 4 + 4 + 4 + 1)  # stretch mode
-    return Changes(added, removed, _stamped(d), _listed(d))
+    return Changes(added, removed, _stamped(d), _listed(d), release)

@@ -2,7 +2,7 @@
 
 A map is a value: a newer epoch is another object, made by :meth:`OSDMap.apply`. Of the
 encoding the client's section is decoded; of the section for OSDs, which the crc covers as
-well, only the blocklist. After an incremental the crc of the whole map is not checked, since
+well, only what :mod:`.blocklist` takes. After an incremental the crc of the whole map is not checked, since
 that would need to encode it.
 """
 
@@ -16,7 +16,7 @@ from ..denc import Decoder, MapOf, Vector, s32, s64, string, u32
 from ..errors import DecodeError
 from ..msgr.types import EntityAddrVec, PgId, Utime
 from . import blocklist
-from .blocklist import Blocklist
+from .blocklist import Blocklist, OsdSection
 from .crush import CRUSH_ITEM_NONE, CrushMap
 from .hash import crush_hash32_2
 from .pool import FLAG_EIO, PgPool
@@ -25,6 +25,8 @@ DEFAULT_PRIMARY_AFFINITY = 0x10000
 
 OSD_EXISTS = 1
 OSD_UP = 2
+
+RELEASE_REEF = 18
 
 _vec_s32 = Vector(s32)
 _vec_u32 = Vector(u32)
@@ -175,9 +177,9 @@ class OSDMap:
     __slots__ = (
         "_acting",
         "_addrs",
-        "_blocklist",
         "_crush",
         "_crush_raw",
+        "_for_osds",
         "_intervals",
         "_osd_section",
         "any_pool_full",
@@ -226,7 +228,7 @@ class OSDMap:
     any_pool_special: bool
     """Whether there is a pool with a cache tier, or one that fails all requests."""
     _addrs: tuple[EntityAddrVec, ...]
-    _blocklist: Blocklist | None
+    _for_osds: OsdSection | None
     _osd_section: tuple[int, bytes]
     _crush_raw: bytes
     _crush: CrushMap | None
@@ -245,7 +247,7 @@ class OSDMap:
         """
         v, d, osd_v, osds = _sections(data, "osdmap", 10)
         m = cls()
-        m._blocklist = None
+        m._for_osds = None
         m._osd_section = (osd_v, bytes(osds.buf[osds.pos : osds.end]))
         m.fsid = d.raw(16)
         m.epoch = d.u32()
@@ -288,11 +290,21 @@ class OSDMap:
 
     @property
     def blocklist(self) -> Blocklist:
-        """The clients that OSDs do not serve; decoded when it is first asked for."""
-        if self._blocklist is None:
+        """The clients that OSDs do not serve."""
+        return self._section_for_osds().blocklist
+
+    @property
+    def min_compat_client(self) -> int:
+        """The release (12 is luminous, 13 mimic, ...) of the oldest clients that the cluster has to expect, as far as
+        it is told by `require_min_compat_client` and by what no client before reef understands."""
+        return max(self._section_for_osds().require_min_compat_client, RELEASE_REEF if self.pg_upmap_primaries else 0)
+
+    def _section_for_osds(self) -> OsdSection:
+        """Decoded when it is first asked for."""
+        if self._for_osds is None:
             version, section = self._osd_section
-            self._blocklist = blocklist.decode_full(version, Decoder(section))
-        return self._blocklist
+            self._for_osds = blocklist.decode_full(version, Decoder(section))
+        return self._for_osds
 
     def apply(self, inc: Incremental) -> OSDMap:
         """The map of the next epoch.
@@ -310,7 +322,7 @@ class OSDMap:
         m.fsid, m.created = self.fsid, self.created
         m._osd_section = self._osd_section
         changed = any(inc.blocklist)
-        m._blocklist = inc.blocklist.apply(self.blocklist) if changed else self._blocklist
+        m._for_osds = inc.blocklist.apply(self._section_for_osds()) if changed else self._for_osds
         m.epoch, m.modified = inc.epoch, inc.modified
         m.flags = inc.new_flags if inc.new_flags >= 0 else self.flags
         m.pool_max = inc.new_pool_max if inc.new_pool_max != -1 else self.pool_max

@@ -329,6 +329,21 @@ class ObjectOperation:
             e.s32(comparison)
         return self._with_payload(Op.OMAP_CMP, e.buf)
 
+    # ------------------------------------------------------------ maps in an object's data
+
+    def tmap_update(self, values: Mapping[bytes, bytes] = {}, removed: Iterable[bytes] = ()) -> Self:
+        """Changes the map that is the object's data, as it was done before there were omaps: blob header,
+        map<string, blob>. ENOENT when a key to remove is not there."""
+        e = Encoder()
+        for k, v in values.items():
+            e.raw(b"s")
+            e.blob(k)
+            e.blob(v)
+        for k in removed:
+            e.raw(b"r")
+            e.blob(k)
+        return self._with_payload(Op.TMAPUP, e.buf)
+
     # ------------------------------------------------------------ watch and notify
 
     def watch(self, cookie: int, kind: int, gen: int = 0, timeout: int = 0) -> Self:

@@ -12,7 +12,7 @@ import pytest
 
 from pyrbd import rados
 from pyrbd.errors import DecodeError
-from pyrbd.image import features, object_map, rebuild
+from pyrbd.image import object_map, rebuild
 from pyrbd.image.bit_vector import BitVector, PairTable
 from pyrbd.image.image import Image
 from pyrbd.image.object_map import ObjectMap, object_map_object
@@ -106,20 +106,10 @@ def owned(ioctx: rados.Ioctx, name: str) -> Iterator[tuple[Image, ObjectMap]]:
     """An image with the map of its head, as the owner of the exclusive lock has it."""
     run = ioctx._client.run
     with opened(ioctx, name) as image:
-        m = run(ObjectMap.open(image))
+        run(image.prepare_write())
+        m = image.object_map
         assert m is not None
-        image.object_map = m
-        try:
-            yield image, m
-        finally:
-            image.object_map = None
-            run(m.close())
-
-
-@pytest.fixture
-def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images with an object map can be written to, without the exclusive lock."""
-    monkeypatch.setattr(features, "WRITABLE", features.ALL)
+        yield image, m
 
 
 def states(m: ObjectMap | BitVector) -> list[int]:
@@ -250,8 +240,10 @@ def test_the_lock_of_a_former_owner_is_broken_and_his_changes_fail(
         owned(ioctx, tracked) as (image, m),
         rados.Rados(conffile=conf) as other,
         other.open_ioctx("rbd") as theirs,
-        owned(theirs, tracked) as (_, newer),
+        opened(theirs, tracked) as their_image,
     ):
+        newer = other.client.run(ObjectMap.open(their_image))
+        assert newer is not None
         other.client.run(newer.update(0, 2, EXISTS))
         assert not json.loads(rbd_cli("info", tracked, "--format", "json"))["flags"]
         run(m.update(5, 6, EXISTS))
@@ -263,7 +255,7 @@ def test_the_lock_of_a_former_owner_is_broken_and_his_changes_fail(
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "short"])
 def test_a_map_that_is_wrong_is_flagged_and_can_be_rebuilt(
-    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, damage: str, unlocked: None
+    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, damage: str
 ) -> None:
     run = ioctx._client.run
     rbd_cli("bench", tracked, "--io-type", "write", "--io-size", "4K", "--io-total", "40K", "--io-pattern", "rand")
@@ -289,7 +281,7 @@ def test_a_map_that_is_wrong_is_flagged_and_can_be_rebuilt(
 
 
 def test_maps_follow_writes_snapshots_and_sizes_as_librbd_wants_them(
-    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, unlocked: None
+    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run
 ) -> None:
     """All through our own image: after each step librbd finds all maps exact."""
     run, rng = ioctx._client.run, random.Random(7)
@@ -337,7 +329,7 @@ def test_cutting_objects_off_that_exist_flags_the_map(ioctx: rados.Ioctx, tracke
         assert not m.valid
 
 
-def test_after_a_rollback_nothing_counts_as_unchanged(ioctx: rados.Ioctx, tracked: str, unlocked: None) -> None:
+def test_after_a_rollback_nothing_counts_as_unchanged(ioctx: rados.Ioctx, tracked: str) -> None:
     run = ioctx._client.run
     with owned(ioctx, tracked) as (image, m):
         run(m.update(0, 4, EXISTS))
@@ -392,9 +384,7 @@ def test_an_image_with_too_many_objects_has_no_map(ioctx: rados.Ioctx, tracked: 
         run(image.io.operate(image.header_oid, ObjectOperation().call_write("rbd", "set_size", size)))
 
 
-def test_rebuilding_while_others_write_loses_nothing(
-    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, unlocked: None
-) -> None:
+def test_rebuilding_while_others_write_loses_nothing(ioctx: rados.Ioctx, tracked: str, rbd_cli: Run) -> None:
     client, rng = ioctx._client, random.Random(8)
     with owned(ioctx, tracked) as (image, m):
         client.run(image.write(0, memoryview(b"a" * (20 << 16))))
