@@ -175,11 +175,10 @@ async def set_flags(image: Image, snap_id: int, new: int, mask: int) -> None:
     _set_known_flags(image, snap_id, flags(image, snap_id) & ~mask | new & mask)
 
 
-async def invalidate(image: Image, snap_id: int = NOSNAP, force: bool = True) -> None:
-    """Flags a map as one not to be believed (object_map::InvalidateRequest).
+async def invalidate(image: Image, snap_id: int = NOSNAP) -> None:
+    """Flags a map as one not to be believed (object_map::InvalidateRequest); that of the head only who owns the
+    exclusive lock, or has compared it with the objects. For an image that is open read-only it stays our secret.
 
-    Args:
-        force: also in the header of an image whose exclusive lock we do not own.
     Raises:
         what made writing the flag impossible: then nothing may be changed that the map does not tell.
     """
@@ -189,8 +188,6 @@ async def invalidate(image: Image, snap_id: int = NOSNAP, force: bool = True) ->
     _log.warning("%r: the object map of snapshot %x is not to be believed from now on", image, snap_id)
     _set_known_flags(image, snap_id, flags(image, snap_id) | bad)
     if image.read_only:
-        return
-    if not force and snap_id == NOSNAP and image.lock is not None and not image.lock.owner:
         return
     try:
         await image.io.operate(image.header_oid, set_flags_operation(snap_id, bad, bad))
@@ -320,7 +317,7 @@ class ObjectMap:
         count = image.layout.num_objects(size)
         self = cls(image, snap_id, BitVector())
         if count > MAX_OBJECT_COUNT:
-            await invalidate(image, snap_id, force=False)
+            await invalidate(image, snap_id)
             return None
         if snap_id == NOSNAP:
             await self._acquire()
@@ -620,7 +617,7 @@ class ObjectMap:
                 if isinstance(e, rados.ConnectionShutdown):
                     raise
                 _log.warning("%r: object map of %x: %s", self.image, snap_id, e)
-                await invalidate(self.image, snap_id, force=False)
+                await invalidate(self.image, snap_id)
                 await invalidate(self.image)
                 return
             vector.apply(0, vector.size, _ROLLED_BACK)
