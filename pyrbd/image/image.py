@@ -26,6 +26,7 @@ from .errors import (
 )
 from .header import Header, Snap
 from .layout import Layout, ObjectExtent, object_name, v1_object_name
+from .metadata import ImageConfig, load_config
 from .sync import Block, Gate, Hold, Mutex, Pass
 from .watcher import Watcher
 
@@ -52,8 +53,10 @@ class Image:
         id: "" for an image of format 1.
         writable: whether it has no feature that forbids that we change it.
         stale: the header may have changed since we read it.
+        shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
         watcher: the watch of the header; it stands while the image is open for writing.
+        config: the options in effect for it, with what its metadata and its pool override.
         writes: whoever changes data is inside.
         operations: held by a maintenance operation (a snapshot, a change of the size, ...).
         lock: the exclusive lock; None where the image has none, or is not open for writing.
@@ -72,9 +75,11 @@ class Image:
         self.writable = False
         self.header: Header
         self.layout: Layout
+        self.config = ImageConfig(self.client.config)
         self.data_io: IoContext = io
         self.snap: Snap | None = None
         self.snap_id = NOSNAP
+        self.shrinks_to: int | None = None
         self.ancestry: tuple[Image | None, int] = (None, 0)
         self.writes = Gate(self.client)
         self.operations = Mutex(self.client)
@@ -126,7 +131,7 @@ class Image:
         """Opens an image by name or id.
 
         Args:
-            snapshot: name or id of the snapshot to read; such an image is read-only.
+            snapshot: name or id of the snapshot to read; data cannot be written until another one is set.
             read_only: do not register as a watcher; writes raise ReadOnlyImage.
             skip_parent: do not open the parent, for who does not use the image's data.
         Raises:
@@ -135,10 +140,10 @@ class Image:
         """
         old_format = False
         if image_id is None:
-            if not name:
+            if name is None:
                 raise InvalidArgument("an image is opened by name or by id", errno.EINVAL)
             image_id, old_format = await find(io, name)
-        image = cls(io, name or "", image_id, read_only or snapshot is not None, old_format)
+        image = cls(io, name or "", image_id, read_only, old_format)
         image._skip_parent = skip_parent
         if not image.read_only:
             await image.watcher.register()
@@ -218,6 +223,8 @@ class Image:
         try:
             new = await header.load(self.io, self.header_oid, self.old_format, self.name or self.id)
             features.check_readable(new.features, self.name or self.id)
+            if depth == 0:
+                self.config = await load_config(self)
             self._take(new)
             self._choose_lock()
             await self._refresh_parent(depth)
@@ -404,7 +411,9 @@ class Image:
     @property
     def size(self) -> int:
         """Of the head, or of the snapshot that is open."""
-        return self.header.size if self.snap is None else self.snap.info.image_size
+        if self.snap is not None:
+            return self.snap.info.image_size
+        return self.header.size if self.shrinks_to is None else min(self.header.size, self.shrinks_to)
 
     def object_name(self, object_no: int) -> str:
         prefix = self.header.raw.object_prefix
@@ -485,10 +494,9 @@ class Image:
         As librbd does by default (`rbd_skip_partial_discard`), the part of each object is
         narrowed to multiples of `rbd_discard_granularity_bytes`; what is left over keeps its data.
         """
-        config = self.client.config
         granularity = 0
-        if config.get_bool("rbd_skip_partial_discard"):
-            granularity = config.get_int("rbd_discard_granularity_bytes")
+        if self.config.get_bool("rbd_skip_partial_discard"):
+            granularity = self.config.get_int("rbd_discard_granularity_bytes")
         return await rw.discard(self, offset, length, granularity)
 
     async def write_zeroes(self, offset: int, length: int) -> int:
@@ -509,7 +517,7 @@ class Image:
         """Notes in the header when data was changed, at most every `rbd_mtime_update_interval` seconds."""
         now = time.monotonic()
         if now >= self._modified_at and not self.old_format:
-            interval = self.client.config.get_int("rbd_mtime_update_interval")
+            interval = self.config.get_int("rbd_mtime_update_interval")
             self._modified_at = now + interval if interval else float("inf")
             stamp = self.header.raw.modify_timestamp
             if interval and time.time() >= stamp.sec + interval:
@@ -517,7 +525,7 @@ class Image:
 
     def _accessed(self) -> None:
         """The same for reads and `rbd_atime_update_interval`."""
-        interval = self.client.config.get_int("rbd_atime_update_interval")
+        interval = self.config.get_int("rbd_atime_update_interval")
         self._accessed_at = time.monotonic() + interval if interval else float("inf")
         stamp = self.header.raw.access_timestamp
         if interval and not self.read_only and not self.old_format and time.time() >= stamp.sec + interval:
