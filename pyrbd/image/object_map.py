@@ -51,7 +51,6 @@ _WINDOW = 8
 _STATES = (OBJECT_NONEXISTENT, OBJECT_EXISTS, OBJECT_PENDING, OBJECT_EXISTS_CLEAN)
 _CLEANED = (OBJECT_NONEXISTENT, OBJECT_EXISTS_CLEAN, OBJECT_PENDING, OBJECT_EXISTS_CLEAN)
 _DIRTIED = (OBJECT_NONEXISTENT, OBJECT_EXISTS, OBJECT_PENDING, OBJECT_EXISTS)
-_ROLLED_BACK = (OBJECT_NONEXISTENT, OBJECT_EXISTS, OBJECT_EXISTS, OBJECT_EXISTS)
 
 
 def _without(state: int, removed: int) -> int:
@@ -59,6 +58,7 @@ def _without(state: int, removed: int) -> int:
 
 
 _SNAP_REMOVED = PairTable(_without)
+_ROLLED_BACK = PairTable(lambda a, b: OBJECT_EXISTS if a or b else OBJECT_NONEXISTENT)
 
 
 def object_map_object(image_id: str, snap_id: int = NOSNAP) -> str:
@@ -603,13 +603,21 @@ class ObjectMap:
                     removed.resize(self.vector.size)
                 self.vector.fold(removed, _SNAP_REMOVED)
 
+    async def begin_rollback(self, snap_id: int) -> None:
+        """The image is going to be rolled back to a snapshot, and nothing is written meanwhile: what is in one of both
+        may exist, so that this holds wherever the rollback may end."""
+        await self._roll_back(snap_id, self.vector.copy())
+
     async def rollback(self, snap_id: int) -> None:
-        """The image is going to be rolled back (object_map::SnapshotRollbackRequest), nothing is written meanwhile:
-        what the snapshot has exists in the head, and counts as changed since the last snapshot.
+        """The image was rolled back (object_map::SnapshotRollbackRequest), nothing was written since: what the snapshot
+        has exists in the head, and counts as changed since the last snapshot.
 
         librbd takes over the snapshot's map as it is. Objects that were unchanged before that snapshot, and were
         changed after it, would then seem to be unchanged since the last one.
         """
+        await self._roll_back(snap_id, BitVector())
+
+    async def _roll_back(self, snap_id: int, kept: BitVector) -> None:
         with await self._guard.enter(0, 1 << 64):
             try:
                 vector = await load(self.image.io, self.image.id, snap_id)
@@ -620,7 +628,7 @@ class ObjectMap:
                 await invalidate(self.image, snap_id)
                 await invalidate(self.image)
                 return
-            vector.apply(0, vector.size, _ROLLED_BACK)
+            vector.fold(kept, _ROLLED_BACK)
             if flags(self.image, snap_id) & OBJECT_MAP_INVALID:
                 await invalidate(self.image)
             try:
