@@ -23,7 +23,7 @@ from pyrbd.errors import DecodeError
 from pyrbd.image import advisory, exclusive_lock, notify
 from pyrbd.image.exclusive_lock import ExclusiveLock, decode_cookie, encode_cookie
 
-from .peers import Failed, Peer, until
+from tests.image.peers import Failed, Peer, until
 
 Run = Callable[..., bytes]
 MIB = 1 << 20
@@ -282,7 +282,7 @@ globals()["work"] = work
 
 
 def test_handover_with_rbd_bench(ioctx: rados.Ioctx, conf: str, locked: str, rbd_cli: Run) -> None:
-    """`rbd bench` writes the first half, we the second; both go on all the time."""
+    """`rbd bench` and we write to the same image all the time, each at places of its own."""
     if shutil.which("rbd") is None:
         pytest.skip("rbd is not installed")
     with rbd.Image(ioctx, locked) as image:
@@ -290,20 +290,20 @@ def test_handover_with_rbd_bench(ioctx: rados.Ioctx, conf: str, locked: str, rbd
         args = ["--io-type", "write", "--io-size", "4K", "--io-threads", "4", "--io-total", "12M"]
         bench = subprocess.Popen(["rbd", "-c", conf, "bench", *args, locked], stdout=subprocess.PIPE)
         written: dict[int, bytes] = {}
-        ours = i = 0
+        taken = i = 0
         owner = True
         while bench.poll() is None:
-            at = 32 * MIB + (i % 4096) * 4096
+            at = 40 * MIB + (i % 1024) * 4096
             data = hashlib.sha256(b"%d" % i).digest() * 128
             image.write(data, at)
             written[at] = data
             i += 1
-            ours += not owner
+            taken += lock_of(image).owner and not owner
             owner = lock_of(image).owner
         output = bench.communicate()[0].decode()
         assert bench.returncode == 0
         assert "ops: 3072" in output, output
-        assert i > 10
+        assert i > 10, f"{i} writes of ours, the lock came to us {taken} times"
         for at, data in written.items():
             assert image.read(at, 4096) == data
     check_object_map(rbd_cli, locked)
@@ -372,11 +372,15 @@ def test_other_modes_are_refused(ioctx: rados.Ioctx, locked: str, mode: int) -> 
         image._run(advisory.lock_acquire(image._core, mode), "locking")
 
 
-def test_image_without_the_feature(image: rbd.Image) -> None:
-    for call in (advisory.lock_acquire(image._core, 0), advisory.lock_get_owners(image._core)):
+def test_image_without_the_feature(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
+    rbd_cli("create", "--size", "1M", "--image-feature", "layering", name)
+    with rbd.Image(ioctx, name) as image:
+        core = image._core
         with pytest.raises(rbd.InvalidArgument):
-            image._run(call, "locking")  # type: ignore[arg-type]
-    assert image._run(advisory.is_exclusive_lock_owner(image._core), "asking") is False
+            image._run(advisory.lock_acquire(core, 0), "locking")
+        with pytest.raises(rbd.InvalidArgument):
+            image._run(advisory.lock_get_owners(core), "asking")
+        assert image._run(advisory.is_exclusive_lock_owner(core), "asking") is False
 
 
 # ---------------------------------------------------------------- adversity
@@ -568,7 +572,7 @@ def test_asyncio_hands_over_too(conf: str, locked: str, rbd_cli: Run) -> None:
     async def scenario() -> None:
         async with aio.Rados(conffile=conf) as cluster:
             io = await cluster.open_ioctx("rbd")
-            async with await aio.Image.open(io, locked) as image:
+            async with aio.Image(io, locked) as image:
                 for i in range(5):
                     await image.write(bytes([i]) * 4096, 4096 * i)
                     args = ("bench", "--io-type", "write", "--io-size", "4K", "--io-total", "4K", locked)
