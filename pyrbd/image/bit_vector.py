@@ -82,6 +82,11 @@ class BitVector:
         other._clear_tail()
         return other
 
+    def copy(self) -> BitVector:
+        other = BitVector()
+        other.size, other.data = self.size, self.data[:]
+        return other
+
     def resize(self, size: int, value: int = 0) -> None:
         """Cuts it, or lets it grow by elements of this value."""
         old, self.size = self.size, size
@@ -141,7 +146,7 @@ class BitVector:
             a, b = mine[at : at + BLOCK_SIZE], theirs[at : at + BLOCK_SIZE]
             if _ZERO_BLOCK.startswith(a) and _ZERO_BLOCK.startswith(b):
                 continue
-            b += bytes(len(a) - len(b))
+            b += bytes(max(0, len(a) - len(b)))
             mine[at : at + BLOCK_SIZE] = bytes([table[p << 8 | c] for p, c in zip(a, b)])
         self._clear_tail()
 

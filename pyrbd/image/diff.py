@@ -25,6 +25,7 @@ from . import features, object_map
 from .bit_vector import BitVector, PairTable
 from .errors import ImageNotFound, InvalidArgument, make_ex
 from .io import OBJECT_EXISTS_CLEAN, OBJECT_NONEXISTENT
+from .listing import LIST_INSTEAD, existing_objects
 
 if TYPE_CHECKING:
     from ..rados.completion import Completion
@@ -228,13 +229,11 @@ class _Diff:
 
     async def _find_existing(self) -> None:
         """Finds out which objects need not be asked."""
-        from .directory import LIST_INSTEAD, _existing_objects
-
         objects = self.objects()
         if len(objects) > _FEW_OBJECTS:
             self.existing = await self._known_by_maps()
             if self.existing is None and not self.from_id and self.end_id == NOSNAP and len(objects) > LIST_INSTEAD:
-                self.existing = set(await _existing_objects(self.image))
+                self.existing = set(await existing_objects(self.image, objects))
         if self.parent is not None:
             await self.parent._find_existing()
 
@@ -284,7 +283,7 @@ class _Diff:
         if isinstance(known, BitVector):
             yield from known.nonzero(objects.start, objects.stop)
         elif known is not None:
-            yield from sorted(n for n in known if n in objects)
+            yield from sorted(known)
 
     def _unknown(self) -> bool:
         return self.existing is None or (self.parent is not None and self.parent._unknown())

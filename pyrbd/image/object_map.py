@@ -78,6 +78,12 @@ def _resize(op: ObjectOperation, object_count: int, default_state: int) -> Objec
     return op.call_write("rbd", "object_map_resize", struct.pack("<QB", object_count, default_state))
 
 
+def save_operation(vector: BitVector, op: ObjectOperation | None = None) -> ObjectOperation:
+    """Stores all of a map."""
+    data = vector.encode(checksums=False)
+    return (ObjectOperation() if op is None else op).call_write("rbd", "object_map_save", data)
+
+
 def _update(op: ObjectOperation, first: int, last: int, new_state: int, expected: int | None) -> ObjectOperation:
     data = struct.pack("<QQB", first, last, new_state)
     data += b"\0" if expected is None else bytes([1, expected])
@@ -107,7 +113,7 @@ async def create_object_maps(image: Image) -> None:
     counts = {snap_id: image.layout.num_objects(size) for snap_id, size in sizes.items()}
     if max(counts.values()) > MAX_OBJECT_COUNT:
         raise InvalidArgument(f"image {image.name} has too many objects for an object map", errno.EINVAL)
-    await _in_window(
+    await in_window(
         image, ((object_map_object(image.id, snap_id), resize_operation(n)) for snap_id, n in counts.items())
     )
 
@@ -115,10 +121,10 @@ async def create_object_maps(image: Image) -> None:
 async def remove_object_maps(image: Image) -> None:
     """Removes the maps of the head and all snapshots (object_map::RemoveRequest)."""
     ids = [NOSNAP, *[s.id for s in image.header.snaps]]
-    await _in_window(image, ((object_map_object(image.id, i), ObjectOperation().remove()) for i in ids), missing=True)
+    await in_window(image, ((object_map_object(image.id, i), ObjectOperation().remove()) for i in ids), missing=True)
 
 
-async def _in_window(image: Image, requests: Iterable[tuple[str, ObjectOperation]], missing: bool = False) -> None:
+async def in_window(image: Image, requests: Iterable[tuple[str, ObjectOperation]], missing: bool = False) -> None:
     """Sends requests for objects of the image's pool, some at a time; `missing` ones may be."""
     window = max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
     pending: deque[Completion[object]] = deque()
@@ -619,13 +625,17 @@ class ObjectMap:
 
     async def save(self) -> None:
         """Stores all of it, as we have it. Raises what went wrong."""
+        await self.replace(self.vector)
+
+    async def replace(self, vector: BitVector) -> None:
+        """Stores another map in place of this one. Raises what went wrong; then it is as it was."""
         with await self._guard.enter(0, 1 << 64):
-            await self._save(self.vector)
+            await self._save(vector)
+            with self._lock:
+                self.vector = vector
 
     async def _save(self, vector: BitVector) -> None:
-        op = self._operation()
-        op.call_write("rbd", "object_map_save", vector.encode(checksums=False))
-        await self.image.io.operate(self.oid, op)
+        await self.image.io.operate(self.oid, save_operation(vector, self._operation()))
 
 
 _REQUIRED = tuple(

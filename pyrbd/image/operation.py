@@ -281,10 +281,7 @@ async def _sparsify(image: Image, payload: notify.Sparsify, progress: Progress) 
 async def _metadata_update(image: Image, payload: notify.MetadataUpdate, progress: Progress) -> None:
     from . import metadata
 
-    if payload.value is None:
-        await metadata.execute_remove(image, payload.key)
-    else:
-        await metadata.execute_set(image, payload.key, payload.value)
+    await metadata.execute_update(image, payload.key, payload.value)
 
 
 _SERVED: dict[type[Request], Callable[[Image, Any, Progress], Coroutine[Any, Any, None]]] = {

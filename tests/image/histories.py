@@ -42,8 +42,8 @@ with rbd.Image(ioctx, name) as image:
             start = rng.choice([offset, offset >> order << order])
             image.discard(start, min(rng.choice([65536, 1 << order, 3 << order]), current - start))
         elif kind == "snap":
-            image.create_snap("s%d" % step)
-            snaps.append("s%d" % step)
+            image.create_snap(f"s{step}")
+            snaps.append(f"s{step}")
         elif kind == "grow":
             image.resize(min(4 * size, current + rng.randrange(1, 3 << order)))
         elif kind == "shrink" and o.get("shrinks"):
@@ -52,6 +52,16 @@ with rbd.Image(ioctx, name) as image:
             image.remove_snap(snaps.pop(rng.randrange(len(snaps))))
     image.flush()
     listed = [[s["id"], s["name"]] for s in image.list_snaps()]
+
+
+def differences(image, *arguments):
+    found = []
+    try:
+        image.diff_iterate(*arguments[:3], lambda *extent: found.append(list(extent)), *arguments[3:])
+    except rbd.OSError as e:
+        return type(e).__name__
+    return found
+
 
 cases = []
 for at in [None, *[s for _, s in listed]]:
@@ -65,10 +75,6 @@ for at in [None, *[s for _, s in listed]]:
                         start = rng.randrange(current)
                         ranges.append((start, rng.randrange(1, current)))
                     for offset, length in ranges:
-                        found = []
-                        try:
-                            image.diff_iterate(offset, length, begin, lambda *e: found.append(list(e)), parent, whole)
-                        except rbd.OSError as e:
-                            found = type(e).__name__
+                        found = differences(image, offset, length, begin, parent, whole)
                         cases.append([at, begin, offset, length, parent, whole, found])
 print(json.dumps({"version": rbd.RBD().version(), "snaps": listed, "cases": cases}))

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import config_schema, directory, errors, metadata
 from pyrbd.image.image import Image
@@ -103,6 +105,46 @@ def test_more_keys_than_one_request_brings(io: IoContext) -> None:
     run(metadata.pool_config_set(io, options[0], "1"))
     assert run(metadata.pool_list(io)) == {f"conf_{options[0]}": "1"} | many
     run(io.operate("rbd_info", ObjectOperation().remove()))
+
+
+def test_the_owner_of_the_exclusive_lock_changes_metadata_for_others(
+    io: IoContext, conf: str, rbd_cli: Run, librbd: Callable[[str], Any]
+) -> None:
+    """librbd for us, while it keeps the lock; and we for `rbd`, which gets what we did even where it has no
+    way to the lock."""
+    run, name = io.client.run, f"owned{time.monotonic_ns()}"
+    run(directory.create(io, name, 4 << 20, 20, 61))
+    image = run(Image.open(io, name))
+    try:
+        pool_name = spec(image).partition("/")[0]
+        script = (
+            "import rados, rbd, sys\n"
+            f"cluster = rados.Rados(conffile={conf!r}); cluster.connect()\n"
+            f"image = rbd.Image(cluster.open_ioctx({pool_name!r}), {name!r})\n"
+            "image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)\n"
+            "print('ready', flush=True); sys.stdin.read(); image.close()\n"
+        )
+        with subprocess.Popen(
+            [SYSTEM_PYTHON, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None and process.stdin is not None
+            assert process.stdout.readline() == "ready\n"
+            run(metadata.set(image, "ours", "1"))
+            run(metadata.config_set(image, "rbd_cache_size", "1M"))
+            run(metadata.remove(image, "ours"))
+            assert image.lock is not None and not image.lock.owner
+            process.stdin.close()
+            process.wait(30)
+        assert run(metadata.list_(image)) == {"conf_rbd_cache_size": "1M"}
+        run(image.lock.acquire_now())
+        image.lock.policy = "standard"  # as after lock_acquire: who asks is refused
+        rbd_cli("image-meta", "set", spec(image), "theirs", "2")
+        rbd_cli("image-meta", "remove", spec(image), "conf_rbd_cache_size")
+        assert image.lock.owner
+        assert run(metadata.list_(image)) == {"theirs": "2"}
+    finally:
+        run(image.close())
+        run(directory.remove(io, name))
 
 
 def test_a_read_only_image_keeps_its_metadata(image: Image) -> None:

@@ -6,12 +6,15 @@ import datetime
 import errno
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from ci.cluster import SYSTEM_PYTHON, missing_programs
 from pyrbd import rados, rbd
 from pyrbd.denc import Decoder, Encoder
 from pyrbd.image import cls_rbd, errors, trash
@@ -431,6 +434,74 @@ def test_images_of_format_1_have_no_trash(
         io.client.run(trash.remove(io, image_id))
     finally:
         rbd_cli("rm", "--no-progress", name)
+
+
+DEFAULT_FEATURES = 61
+
+
+@contextmanager
+def opened_by_librbd(conf: str, io: IoContext, name: str, do: str) -> Iterator[None]:
+    """Another process has the image open, and has done something with it."""
+    script = (
+        "import rados, rbd, sys\n"
+        f"cluster = rados.Rados(conffile={conf!r}); cluster.connect()\n"
+        f"ioctx = cluster.open_ioctx2({io.pool_id}); ioctx.set_namespace({io.namespace!r})\n"
+        f"image = rbd.Image(ioctx, {name!r})\n{do}\n"
+        "print('ready', flush=True); sys.stdin.read(); image.close()\n"
+    )
+    if any("python3" in missing for missing in missing_programs()):
+        pytest.skip("python3-rbd is not installed: there is no oracle for this test")
+    with subprocess.Popen(
+        [SYSTEM_PYTHON, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(30)
+
+
+def test_an_idle_owner_of_the_exclusive_lock_gives_it_up(io: IoContext, conf: str) -> None:
+    client = io.client
+    image_id = make(io, "a", features=DEFAULT_FEATURES)
+    with opened_by_librbd(conf, io, "a", "image.write(b'data', 0)"):
+        client.run(trash.move(io, "a"))
+        assert states(io) == {image_id: ("a", trash.TRASH_IMAGE_STATE_NORMAL)}
+        with pytest.raises(rbd.ImageBusy):  # it is open
+            client.run(trash.remove(io, image_id, True))
+        assert states(io) == {image_id: ("a", trash.TRASH_IMAGE_STATE_NORMAL)}
+    client.run(trash.restore(io, image_id))
+    assert read(io, "a", 4) == b"data"
+    client.run(trash.move(io, "a"))
+    client.run(trash.remove(io, image_id))
+
+
+def test_an_owner_that_keeps_the_exclusive_lock_keeps_the_image(io: IoContext, conf: str, rbd_cli: Run) -> None:
+    client = io.client
+    image_id = make(io, "a", features=DEFAULT_FEATURES)
+    with opened_by_librbd(conf, io, "a", "image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)"):
+        with pytest.raises(rbd.ImageBusy):
+            client.run(trash.move(io, "a"))
+        assert states(io) == {} and names(io) == ["a"]
+    client.run(trash.move(io, "a"))
+    assert rbd_cli("trash", "ls", spec(io)).split() == [image_id.encode(), b"a"]
+
+
+def test_images_with_a_journal_are_restored_and_no_more(io: IoContext, rbd_cli: Run) -> None:
+    client = io.client
+    rbd_cli("create", "--size", "4M", "--image-feature", "exclusive-lock,journaling", spec(io, "a"))
+    with pytest.raises(rbd.FunctionNotSupported, match="journaling"):
+        client.run(trash.move(io, "a"))
+    assert states(io) == {} and names(io) == ["a"]
+    rbd_cli("trash", "mv", spec(io, "a"))
+    (entry,) = client.run(trash.list_(io))
+    with pytest.raises(rbd.FunctionNotSupported, match="journaling"):
+        client.run(trash.remove(io, entry.id))
+    assert states(io) == {entry.id: ("a", trash.TRASH_IMAGE_STATE_NORMAL)}
+    client.run(trash.restore(io, entry.id))
+    rbd_cli("rm", "--no-progress", spec(io, "a"))
 
 
 def test_mirrored_images_are_refused(handle: rados.Rados, rbd_cli: Run, ceph_cli: Run) -> None:
