@@ -271,15 +271,6 @@ def test_we_flatten_for_librbd(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> N
         rbd_cli("snap", "rm", "--no-progress", f"{name}@s")
 
 
-def test_our_errors_are_librbds(ioctx: rados.Ioctx, conf: str, locked: str, rbd_cli: Run) -> None:
-    with rbd.Image(ioctx, locked) as image:
-        image.write(b"x", 0)
-        with Peer(conf, librbd=True) as peer:
-            peer.do(f"image = rbd.Image(ioctx, {locked!r})")
-            with pytest.raises(Exception, match="InvalidArgument"):
-                peer.do(f"image.resize({MIB}, allow_shrink=False)")
-
-
 # ---------------------------------------------------------------- the protocol
 
 
@@ -353,6 +344,11 @@ def test_a_request_that_comes_twice_is_done_once(ioctx: rados.Ioctx, locked: str
         assert asker.say(notify.encode_message(bad)) == [0]
         until(lambda: asker.completed()[-1] == (bad.async_request_id, -errno.EOPNOTSUPP), "it is refused")
         until(lambda: asker.say(notify.encode_message(bad)) == [-errno.EOPNOTSUPP], "it is refused at once")
+        # and so is one that was tried
+        none = notify.SnapRemove("none", async_request_id=AsyncRequestId(asker.id, 4))
+        assert asker.say(notify.encode_message(none)) == [0]
+        until(lambda: asker.completed()[-1] == (none.async_request_id, -errno.ENOENT), "there is none")
+        until(lambda: asker.say(notify.encode_message(none)) == [-errno.ENOENT], "that is said at once")
         # our own requests come back to us when we have got the lock meanwhile
         own = notify.MetadataUpdate("k", "v", AsyncRequestId(image._core.watcher.client_id, 3))
         assert asker.say(notify.encode_message(own)) == [-errno.ERESTART]
