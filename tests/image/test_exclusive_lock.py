@@ -10,7 +10,9 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +24,6 @@ from pyrbd import rados, rbd
 from pyrbd.errors import DecodeError
 from pyrbd.image import advisory, exclusive_lock, notify
 from pyrbd.image.exclusive_lock import ExclusiveLock, decode_cookie, encode_cookie
-
 from tests.image.peers import Failed, Peer, until
 
 Run = Callable[..., bytes]
@@ -537,6 +538,47 @@ def test_image_that_nobody_closed(ioctx: rados.Ioctx, locked: str, rbd_cli: Run)
     del image
     until(lambda: not lockers(rbd_cli, locked), "the lock is given back")
     rbd_cli("bench", "--io-type", "write", "--io-size", "4K", "--io-total", "4K", locked)
+
+
+def test_program_that_closes_nothing(conf: str, locked: str, rbd_cli: Run) -> None:
+    """As it ends, it gives the lock up: nobody has to wait for its watch, and fence it."""
+    code = f"""
+from pyrbd import rados, rbd
+cluster = rados.Rados(conffile={conf!r}); cluster.connect()
+image = rbd.Image(cluster.open_ioctx("rbd"), {locked!r})
+image.write(b"x", 0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    assert lockers(rbd_cli, locked) == []
+    check_object_map(rbd_cli, locked)
+
+
+def test_shutdown_while_another_thread_waits(conf: str, locked: str) -> None:
+    with Peer(conf, librbd=True) as peer:
+        peer.do(f"image = rbd.Image(ioctx, {locked!r})")
+        peer.begin("image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE) or time.sleep(3)")
+        cluster = rados.Rados(conffile=conf)
+        cluster.connect()
+        image = rbd.Image(cluster.open_ioctx("rbd"), locked)
+        until(lambda: image._run(advisory.lock_get_owners(image._core), "asking"), "the peer has the lock")
+        peer.process.send_signal(signal.SIGSTOP)  # so that it answers nothing
+        errors: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                image.write(b"x", 0)
+            except BaseException as e:
+                errors.append(e)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        until(lambda: lock_of(image).state == exclusive_lock.WAITING, "it waits")
+        cluster.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert isinstance(errors[0], rbd.ConnectionShutdown), errors
+        peer.process.send_signal(signal.SIGCONT)
+        peer.end()
 
 
 def test_close_while_another_thread_waits(ioctx: rados.Ioctx, conf: str, locked: str) -> None:
