@@ -74,6 +74,14 @@ class BitVector:
         shift = 2 * (3 - (n & 3))
         self.data[n >> 2] = self.data[n >> 2] & ~(3 << shift) | value << shift
 
+    def part(self, first: int, last: int) -> BitVector:
+        """A copy of the elements from `first`, a multiple of 4, up to `last` or the end."""
+        other = BitVector()
+        other.size = max(0, min(last, self.size) - first)
+        other.data = self.data[first >> 2 : (first + other.size + 3) >> 2]
+        other._clear_tail()
+        return other
+
     def copy(self) -> BitVector:
         other = BitVector()
         other.size, other.data = self.size, self.data[:]
@@ -138,7 +146,7 @@ class BitVector:
             a, b = mine[at : at + BLOCK_SIZE], theirs[at : at + BLOCK_SIZE]
             if _ZERO_BLOCK.startswith(a) and _ZERO_BLOCK.startswith(b):
                 continue
-            b += bytes(len(a) - len(b))
+            b += bytes(max(0, len(a) - len(b)))
             mine[at : at + BLOCK_SIZE] = bytes([table[p << 8 | c] for p, c in zip(a, b)])
         self._clear_tail()
 

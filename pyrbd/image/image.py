@@ -16,16 +16,26 @@ from ..rados.operations import ObjectOperation
 from . import cls_rbd, features, header
 from . import io as rw
 from .cls_rbd import ListWatchResponse, WatchItem
-from .errors import FunctionNotSupported, ImageNotFound, InvalidArgument, OutOfRangeArgument, ReadOnlyImage
+from .errors import (
+    FunctionNotSupported,
+    ImageNotFound,
+    InvalidArgument,
+    OutOfRangeArgument,
+    ReadOnlyImage,
+    Timeout,
+)
 from .header import Header, Snap
 from .layout import Layout, ObjectExtent, object_name, v1_object_name
+from .metadata import ImageConfig, load_config
 from .sync import Block, Gate, Hold, Mutex, Pass
+from .watcher import Watcher
 
 if TYPE_CHECKING:
     from ..rados.client import Client
     from ..rados.completion import Completion
     from ..rados.io import IoContext
-    from ..rados.watch import Watch
+    from .exclusive_lock import ExclusiveLock
+    from .object_map import ObjectMap
 
 _log = Log("image")
 
@@ -43,7 +53,10 @@ class Image:
         id: "" for an image of format 1.
         writable: whether it has no feature that forbids that we change it.
         stale: the header may have changed since we read it.
+        shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
+        watcher: the watch of the header; it stands while the image is open for writing.
+        config: the options in effect for it, with what its metadata and its pool override.
         writes: whoever changes data is inside.
         operations: held by a maintenance operation (a snapshot, a change of the size, ...).
         lock: the exclusive lock; None where the image has none, or is not open for writing.
@@ -62,19 +75,21 @@ class Image:
         self.writable = False
         self.header: Header
         self.layout: Layout
+        self.config = ImageConfig(self.client.config)
         self.data_io: IoContext = io
         self.snap: Snap | None = None
         self.snap_id = NOSNAP
+        self.shrinks_to: int | None = None
         self.ancestry: tuple[Image | None, int] = (None, 0)
         self.writes = Gate(self.client)
         self.operations = Mutex(self.client)
-        self.lock: Any = None
-        self.object_map: Any = None
+        self.watcher = Watcher(self)
+        self.lock: ExclusiveLock | None = None
+        self.object_map: ObjectMap | None = None
         self._skip_parent = False
         self._refreshing = Mutex(self.client)
         self._copyups = tuple(Mutex(self.client) for _ in range(_COPYUP_LOCKS))
         self._released: Block | None = None
-        self._watch: Watch | None = None
         self._accessed_at = 0.0
         self._modified_at = 0.0
 
@@ -116,7 +131,7 @@ class Image:
         """Opens an image by name or id.
 
         Args:
-            snapshot: name or id of the snapshot to read; such an image is read-only.
+            snapshot: name or id of the snapshot to read; data cannot be written until another one is set.
             read_only: do not register as a watcher; writes raise ReadOnlyImage.
             skip_parent: do not open the parent, for who does not use the image's data.
         Raises:
@@ -125,13 +140,13 @@ class Image:
         """
         old_format = False
         if image_id is None:
-            if not name:
+            if name is None:
                 raise InvalidArgument("an image is opened by name or by id", errno.EINVAL)
             image_id, old_format = await find(io, name)
-        image = cls(io, name or "", image_id, read_only or snapshot is not None, old_format)
+        image = cls(io, name or "", image_id, read_only, old_format)
         image._skip_parent = skip_parent
         if not image.read_only:
-            await image._register_watch()
+            await image.watcher.register()
         try:
             await image.refresh(depth)
             if name is None:
@@ -148,24 +163,30 @@ class Image:
         if self.closed:
             return
         self.closed = True
-        watch, self._watch = self._watch, None
+        lock, self.lock = self.lock, None
         try:
-            if watch is not None:
-                try:
-                    await watch.close()
-                except (rados.TimedOut, rados.ConnectionShutdown) as e:
-                    _log.info("%r: unwatch: %s", self, e)
+            if lock is not None:
+                await self._close_lock(lock)
         finally:
-            if self.parent is not None:
-                await self.parent.close()
+            try:
+                await self.watcher.close()
+            finally:
+                if self.parent is not None:
+                    await self.parent.close()
+
+    async def _close_lock(self, lock: ExclusiveLock) -> None:
+        try:
+            await lock.close()
+        except Timeout as e:
+            _log.info("%r: giving up the exclusive lock: %s", self, e)
 
     def abandon(self) -> None:
         """Lets go of an image that nobody closed, without waiting for anything: this may run
         in a garbage collection, anywhere."""
         self.closed = True
-        watch, self._watch = self._watch, None
-        if watch is not None:
-            self.client.driver.defer(watch.abandon)
+        if self.lock is not None:
+            self.lock.abandon()
+        self.watcher.abandon()
         if self.parent is not None:
             self.parent.abandon()
 
@@ -202,7 +223,10 @@ class Image:
         try:
             new = await header.load(self.io, self.header_oid, self.old_format, self.name or self.id)
             features.check_readable(new.features, self.name or self.id)
+            if depth == 0:
+                self.config = await load_config(self)
             self._take(new)
+            self._choose_lock()
             await self._refresh_parent(depth)
         except BaseException:
             self.stale = True
@@ -217,6 +241,17 @@ class Image:
             self.data_io = self.io.with_pool(raw.data_pool_id)
         if self.snap_id != NOSNAP:
             self.snap = self.find_snapshot(self.snap_id)
+
+    def _choose_lock(self) -> None:
+        """An image has an exclusive lock if that is one of its features, and it may be written to."""
+        wanted = self.has(features.EXCLUSIVE_LOCK) and not self.read_only and self.snap_id == NOSNAP and not self.closed
+        if wanted and self.lock is None:
+            from .exclusive_lock import ExclusiveLock
+
+            self.lock = ExclusiveLock(self)
+        elif not wanted and self.lock is not None:
+            lock, self.lock = self.lock, None
+            self.client.spawn(self._close_lock(lock))
 
     def find_snapshot(self, snapshot: str | int) -> Snap:
         """A snapshot by its id, or by its name among those that users made.
@@ -239,9 +274,14 @@ class Image:
             ImageNotFound: there is no such snapshot; the image stays where it was.
         """
         found = None if snapshot is None else self.find_snapshot(snapshot)
+        lock = self.lock
+        if found is not None and lock is not None:
+            self.lock = None
+            await self._close_lock(lock)
         with await self._refreshing.acquire():
             self.snap = found
             self.snap_id = NOSNAP if found is None else found.info.id
+            self._choose_lock()
             await self._refresh_parent(depth)
 
     async def _refresh_parent(self, depth: int) -> None:
@@ -267,49 +307,28 @@ class Image:
         if old is not None and old is not parent:
             await old.close()
 
-    # ------------------------------------------------------------ watching the header
-
-    async def _register_watch(self) -> None:
-        try:
-            self._watch = await self.io.watch(self.header_oid, self._on_notify, self._on_watch_error)
-        except rados.ObjectNotFound:
-            raise ImageNotFound(f"error opening image {self.name or self.id}: no header", errno.ENOENT) from None
-        except (rados.PermissionError, rados.PermissionDeniedError):
-            # a client that may only read; librbd then opens read-only images only
-            raise ReadOnlyImage(
-                f"image {self.name or self.id}: this client may not write; open it read-only", errno.EROFS
-            ) from None
-
-    def _on_notify(self, notify_id: int, cookie: int, gid: int, payload: bytes) -> bytes | None:
-        self.stale = True
-        return None
-
-    def _on_watch_error(self, error: rados.Error) -> None:
-        self._watch = None
-        self.stale = True
+    # ------------------------------------------------------------ the header, and the lock
 
     async def header_changed(self) -> None:
         """We changed the header: reads it again, and tells the others."""
-        await self.refresh()
-        try:
-            await self.io.notify(self.header_oid, _HEADER_UPDATE)
-        except (rados.TimedOut, rados.ObjectNotFound) as e:
-            _log.info("%r: not all watchers heard of the change: %s", self, e)
+        self.stale = True
+        await self.watcher.header_update()  # we hear of it too
+        await self.current()
 
     async def renamed(self, name: str) -> None:
         """The image has another name from now on. The header of format 1 is called like it, and is watched there."""
-        if not self.old_format or self._watch is None:
+        if not self.old_format or not self.watcher.cookie:
             self.name = name
             return
-        watch, self._watch = self._watch, None
-        await watch.close()
+        watcher, self.watcher = self.watcher, Watcher(self)
+        await watcher.close()
         self.name = name
-        await self._register_watch()
+        await self.watcher.register()
 
     async def watchers(self) -> list[WatchItem]:
         """Who watches the header, without ourselves."""
         reply = await self.io.operate(self.header_oid, ObjectOperation().list_watchers())
-        own = self._watch.cookie if self._watch is not None else None
+        own = self.watcher.cookie
         gid = self.client.global_id
         entries = ListWatchResponse.from_bytes(reply.ops[0].data).entries
         return [w for w in entries if not (w.cookie == own and w.name.num == gid)]
@@ -322,9 +341,8 @@ class Image:
         """
         if self.read_only or self.snap_id != NOSNAP:
             raise ReadOnlyImage(f"image {self.name} was opened read-only, or at a snapshot", errno.EROFS)
-        if self._watch is None:
-            await self._register_watch()
-            self.stale = True
+        if not self.watcher.cookie:
+            await self.watcher.registered()
         await self.current()
         features.check_writable(self.header.features, self.name)
         if self.lock is not None and not self.lock.owner:
@@ -332,7 +350,7 @@ class Image:
 
     def try_enter_write(self) -> Pass | None:
         """:meth:`enter_write`, where nothing has to be waited for."""
-        if self.stale or self.read_only or self.snap_id != NOSNAP or self._watch is None or not self.writable:
+        if self.stale or self.read_only or self.snap_id != NOSNAP or not self.watcher.cookie or not self.writable:
             return None
         inside = self.writes.try_enter()
         if inside is None or (not self.stale and (self.lock is None or self.lock.owner)):
@@ -356,11 +374,27 @@ class Image:
     async def lock_acquired(self) -> None:
         """We have just got the exclusive lock: another client may have changed everything."""
         await self.refresh()
+        features.check_writable(self.header.features, self.name)
+        if self.has(features.OBJECT_MAP):
+            from .object_map import ObjectMap
 
-    async def before_release(self) -> None:
-        """We are about to give the exclusive lock up: nothing may be in flight then, nor begin."""
-        with await self.operations.acquire():
+            self.object_map = await ObjectMap.open(self)
+
+    async def before_release(self, operating: bool = False) -> None:
+        """We are about to give the exclusive lock up: nothing may be in flight then, nor begin.
+
+        Args:
+            operating: who wants that holds `operations` already.
+        """
+        hold = None if operating else await self.operations.acquire()
+        try:
             self._released = await self.writes.block()
+            object_map, self.object_map = self.object_map, None
+            if object_map is not None:
+                await object_map.close()
+        finally:
+            if hold is not None:
+                hold.release()
 
     async def after_release(self) -> None:
         """We gave it up, or failed to."""
@@ -377,7 +411,9 @@ class Image:
     @property
     def size(self) -> int:
         """Of the head, or of the snapshot that is open."""
-        return self.header.size if self.snap is None else self.snap.info.image_size
+        if self.snap is not None:
+            return self.snap.info.image_size
+        return self.header.size if self.shrinks_to is None else min(self.header.size, self.shrinks_to)
 
     def object_name(self, object_no: int) -> str:
         prefix = self.header.raw.object_prefix
@@ -458,10 +494,9 @@ class Image:
         As librbd does by default (`rbd_skip_partial_discard`), the part of each object is
         narrowed to multiples of `rbd_discard_granularity_bytes`; what is left over keeps its data.
         """
-        config = self.client.config
         granularity = 0
-        if config.get_bool("rbd_skip_partial_discard"):
-            granularity = config.get_int("rbd_discard_granularity_bytes")
+        if self.config.get_bool("rbd_skip_partial_discard"):
+            granularity = self.config.get_int("rbd_discard_granularity_bytes")
         return await rw.discard(self, offset, length, granularity)
 
     async def write_zeroes(self, offset: int, length: int) -> int:
@@ -482,7 +517,7 @@ class Image:
         """Notes in the header when data was changed, at most every `rbd_mtime_update_interval` seconds."""
         now = time.monotonic()
         if now >= self._modified_at and not self.old_format:
-            interval = self.client.config.get_int("rbd_mtime_update_interval")
+            interval = self.config.get_int("rbd_mtime_update_interval")
             self._modified_at = now + interval if interval else float("inf")
             stamp = self.header.raw.modify_timestamp
             if interval and time.time() >= stamp.sec + interval:
@@ -490,7 +525,7 @@ class Image:
 
     def _accessed(self) -> None:
         """The same for reads and `rbd_atime_update_interval`."""
-        interval = self.client.config.get_int("rbd_atime_update_interval")
+        interval = self.config.get_int("rbd_atime_update_interval")
         self._accessed_at = time.monotonic() + interval if interval else float("inf")
         stamp = self.header.raw.access_timestamp
         if interval and not self.read_only and not self.old_format and time.time() >= stamp.sec + interval:
@@ -516,7 +551,3 @@ async def find(io: IoContext, name: str) -> tuple[str, bool]:
     except rados.ObjectNotFound:
         raise ImageNotFound(f"error opening image {name}: no such image", errno.ENOENT) from None
     return "", True
-
-
-# librbd::watch_notify::NotifyMessage of NOTIFY_OP_HEADER_UPDATE
-_HEADER_UPDATE = bytes.fromhex("07010400000003000000")

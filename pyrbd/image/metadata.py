@@ -18,8 +18,9 @@ from ..log import Log
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from ..rados.options import OPTIONS, parse_seconds
-from . import cls_rbd, config_schema
+from . import cls_rbd, config_schema, features
 from .errors import InvalidArgument, ReadOnlyImage
+from .notify import MetadataUpdate
 
 if TYPE_CHECKING:
     from ..rados.client import Client
@@ -153,7 +154,7 @@ async def set(image: Image, key: str, value: str) -> None:
             raise InvalidArgument(f"{key}: no option that an image may override", errno.EINVAL)
         config_schema.check(option, value)
     await _check_writable(image)
-    await execute_set(image, key, value)
+    await execute_update(image, key, value)
 
 
 async def remove(image: Image, key: str) -> None:
@@ -167,18 +168,21 @@ async def list_(image: Image) -> dict[str, str]:
     return await _list(image.io, image.header_oid)
 
 
-async def execute_set(image: Image, key: str, value: str) -> None:
-    """Operations::execute_metadata_set: sets a key, as the one who may change the image."""
-    await image.prepare_write()
-    await image.io.operate(image.header_oid, _set_operation(key, value))
-    await image.header_changed()
+async def execute_update(image: Image, key: str, value: str | None) -> None:
+    """Sets a key, or removes it (None): here, or by the owner of the exclusive lock (MetadataUpdatePayload).
 
+    Raises:
+        ReadOnlyImage, FunctionNotSupported.
+    """
+    from .operation import invoke
 
-async def execute_remove(image: Image, key: str) -> None:
-    """Operations::execute_metadata_remove."""
-    await image.prepare_write()
-    await image.io.operate(image.header_oid, _remove_operation(key))
-    await image.header_changed()
+    async def here(progress: object) -> None:
+        features.check_manageable(image.header.features, image.header.raw.op_features, image.name)
+        operation = _remove_operation(key) if value is None else _set_operation(key, value)
+        await image.io.operate(image.header_oid, operation)
+        await image.header_changed()
+
+    await invoke(image, MetadataUpdate(key, value), here)
 
 
 async def config_get(image: Image, option: str) -> str:
@@ -219,7 +223,7 @@ async def _remove_of_image(image: Image, key: str, missing: str) -> None:
     await _check_writable(image)
     if await _get(image.io, image.header_oid, key) is None:
         raise KeyError(missing)
-    await execute_remove(image, key)
+    await execute_update(image, key, None)
 
 
 async def _check_writable(image: Image) -> None:

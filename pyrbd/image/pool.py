@@ -63,8 +63,9 @@ async def stats(io: IoContext) -> PoolStats:
     entries = await trash.entries(io)
     removing = [e.id for e in entries if e.source == trash.TRASH_IMAGE_SOURCE_REMOVING]
     kept = [e.id for e in entries if e.source != trash.TRASH_IMAGE_SOURCE_REMOVING]
-    images = [image_id for image_id in (await directory.list_images(io)).values() if image_id]
-    return PoolStats(*await _sum(io, images + removing, window), *await _sum(io, kept, window))
+    listed = [image_id for image_id in (await directory.list_images(io)).values() if image_id]
+    images = list(dict.fromkeys(listed + removing))  # the list has most of those that are being removed
+    return PoolStats(*await _sum(io, images, window), *await _sum(io, kept, window))
 
 
 async def _sum(io: IoContext, image_ids: Sequence[str], window: int) -> tuple[int, int, int, int]:

@@ -18,6 +18,7 @@ from ..rados.operations import ObjectOperation
 from . import cls_rbd, features, mirroring
 from . import header as headers
 from .errors import (
+    ConnectionShutdown,
     Error,
     FunctionNotSupported,
     ImageBusy,
@@ -210,7 +211,8 @@ async def move(io: "IoContext", name: str, delay: int = 0) -> None:
         delay: for so many seconds from now it is removed from there by force only.
     Raises:
         ImageNotFound, ImageBusy (its owner does not give the exclusive lock up, or it is being migrated),
-        ImageMemberOfGroup, OperationNotSupported (it is of format 1), FunctionNotSupported (it is mirrored).
+        ImageMemberOfGroup, OperationNotSupported (it is of format 1), FunctionNotSupported (it is mirrored, or has a
+        journal).
         After an error that the cluster gave the image is where it was; a move that was interrupted is completed
         by another.
     """
@@ -304,11 +306,11 @@ async def _prepare_move(io: "IoContext", name: str, image_id: str, source: int) 
         raise ImageMemberOfGroup(f"image {name} is in a group", errno.EMLINK)
     if not header.features & features.EXCLUSIVE_LOCK:
         return
-    image = await Image.open(io, image_id=image_id)
+    image = await Image.open(io, name, image_id=image_id, skip_parent=True)
     try:
         if image.lock is not None:
-            await image.lock.acquire()
-    except (rados.TimedOut, rados.ConnectionShutdown):
+            await image.lock.acquire_now()
+    except (rados.TimedOut, rados.ConnectionShutdown, ConnectionShutdown, FunctionNotSupported):
         raise
     except (Error, rados.Error) as e:
         raise ImageBusy(f"image {name}: cannot obtain its exclusive lock: {e}", errno.EBUSY) from e
@@ -535,7 +537,7 @@ async def _used_bytes(io: "IoContext", image_id: str) -> int:
         nonlocal used
         used += length if exists else 0
 
-    image = await Image.open(io, image_id=image_id, read_only=True)
+    image = await Image.open(io, image_id=image_id, read_only=True, skip_parent=True)
     try:
         await diff_iterate(image, 0, image.size, None, add, include_parent=False, whole_object=True)
     finally:

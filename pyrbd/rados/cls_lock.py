@@ -58,6 +58,16 @@ class AssertOp(Struct, version=1, compat=1):
     tag: string = ""
 
 
+class SetCookieOp(Struct, version=1, compat=1):
+    """cls_lock_set_cookie_op: gives our lock another cookie."""
+
+    name: string
+    type: u8
+    cookie: string
+    tag: string
+    new_cookie: string
+
+
 class LockerId(Struct, version=1, compat=1):
     """locker_id_t: who, and under which cookie."""
 
@@ -102,6 +112,12 @@ def unlock(name: str, cookie: str) -> ObjectOperation:
 def break_lock(name: str, locker: EntityName, cookie: str) -> ObjectOperation:
     """Takes a lock away from `locker`; ENOENT when it does not hold it."""
     return ObjectOperation().call_write("lock", "break_lock", BreakOp(name, locker, cookie).to_bytes())
+
+
+def set_cookie(name: str, kind: int, cookie: str, tag: str, new_cookie: str) -> ObjectOperation:
+    """Gives our lock another cookie; EBUSY when we do not hold it under the old one."""
+    args = SetCookieOp(name, kind, cookie, tag, new_cookie)
+    return ObjectOperation().call_write("lock", "set_cookie", args.to_bytes())
 
 
 def get_info(name: str) -> ObjectOperation:

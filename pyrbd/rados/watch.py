@@ -419,6 +419,14 @@ class Watches:
     # ------------------------------------------------------------ notifying
 
     async def notify(self, io: IoContext, oid: str, payload: Buffer, timeout_ms: int) -> bytes:
+        complete = await self.gather(io, oid, payload, timeout_ms)
+        if complete.return_code < 0:
+            raise make_ex(complete.return_code, f"notification of {oid}")
+        return complete.payload
+
+    async def gather(self, io: IoContext, oid: str, payload: Buffer, timeout_ms: int) -> MWatchNotify:
+        """As :meth:`notify`, but with the answers of those who gave one also where others did not:
+        then the `return_code` is -ETIMEDOUT."""
         cookie = self.new_cookie()
         seconds = max(1, (timeout_ms + 999) // 1000)
         event: Event[MWatchNotify] = Event(
@@ -439,9 +447,7 @@ class Watches:
             complete = await event
         finally:
             del self._notifies[cookie]
-        if complete.return_code < 0:
-            raise make_ex(complete.return_code, f"notification of {oid}")
-        return complete.payload
+        return complete
 
     def _notify_again(self, notify: _Notify) -> None:
         """The OSD that was to say when all have answered is gone: the next one asks all again."""
