@@ -52,6 +52,7 @@ class Image:
         id: "" for an image of format 1.
         writable: whether it has no feature that forbids that we change it.
         stale: the header may have changed since we read it.
+        shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
         watcher: the watch of the header; it stands while the image is open for writing.
         writes: whoever changes data is inside.
@@ -75,6 +76,7 @@ class Image:
         self.data_io: IoContext = io
         self.snap: Snap | None = None
         self.snap_id = NOSNAP
+        self.shrinks_to: int | None = None
         self.ancestry: tuple[Image | None, int] = (None, 0)
         self.writes = Gate(self.client)
         self.operations = Mutex(self.client)
@@ -404,7 +406,9 @@ class Image:
     @property
     def size(self) -> int:
         """Of the head, or of the snapshot that is open."""
-        return self.header.size if self.snap is None else self.snap.info.image_size
+        if self.snap is not None:
+            return self.snap.info.image_size
+        return self.header.size if self.shrinks_to is None else min(self.header.size, self.shrinks_to)
 
     def object_name(self, object_no: int) -> str:
         prefix = self.header.raw.object_prefix
