@@ -215,7 +215,9 @@ class Chain:
 
     def resize(self) -> None:
         r, size = self.rng, self.size
-        new = r.choice((self.generator.size(self.spec.order), max(0, size - r.randrange(1, 70_000)), size // 2, size + 4097))
+        new = r.choice(
+            (self.generator.size(self.spec.order), max(0, size - r.randrange(1, 70_000)), size // 2, size + 4097)
+        )
         new = min(new, 8 << 20) if new < size or size < 8 << 20 else size
         self.note(f"resize {size} to {new}")
         self.worker.call("image", "fsx", "resize", new)

@@ -27,7 +27,9 @@ def main() -> int:
     parser.add_argument("--conf", help="of a running cluster that can have erasure-coded data pools")
     parser.add_argument("--without", default="", help="kinds of steps that are left out")
     parser.add_argument("--replay", type=Path, help="a file with the steps of a run")
-    parser.add_argument("--shrink", type=int, default=0, metavar="N", help="try so often to leave out steps of a failure")
+    parser.add_argument(
+        "--shrink", type=int, default=0, metavar="N", help="try so often to leave out steps of a failure"
+    )
     parser.add_argument("--keep-going", action="store_true", help="with the next seed after a failure")
     parser.add_argument("--verbose", action="store_true", help="print each step")
     args = parser.parse_args()
@@ -69,7 +71,9 @@ def main() -> int:
                     steps = shrink(conf, roles, steps, args.shrink, str(e))
                 file = Path(tempfile.gettempdir()) / f"model-{seed}.steps"
                 file.write_text("[\n" + "".join(f"  {step!r},\n" for step in steps) + "]\n")
-                print("the steps:\n" + "".join(f"  {step!r:.300}\n" for step in steps[-40:]), f"all of them are in {file}")
+                print(
+                    "the steps:\n" + "".join(f"  {step!r:.300}\n" for step in steps[-40:]), f"all of them are in {file}"
+                )
                 if not args.keep_going:
                     break
             seed += 1

@@ -95,7 +95,13 @@ class Client:
         self.rbd.RBD().create(self.io(where), name, size, **kwargs)
 
     def clone(
-        self, p_where: tuple[str, str], p_name: str, snap: str, where: tuple[str, str], name: str, kwargs: dict[str, Any]
+        self,
+        p_where: tuple[str, str],
+        p_name: str,
+        snap: str,
+        where: tuple[str, str],
+        name: str,
+        kwargs: dict[str, Any],
     ) -> None:
         clone_format = kwargs.pop("clone_format", 2)
         self.cluster.conf_set("rbd_default_clone_format", str(clone_format))  # Ceph's binding of 16.2 has no argument
@@ -214,7 +220,9 @@ class Client:
         extents: list[Any] = []
         try:
             image.set_snap(to)
-            image.diff_iterate(offset, length, frm, lambda o, n, exists: extents.append((o, n, bool(exists))), parent, whole)
+            image.diff_iterate(
+                offset, length, frm, lambda o, n, exists: extents.append((o, n, bool(exists))), parent, whole
+            )
         finally:
             image.set_snap(None)
         return extents

@@ -20,7 +20,22 @@ from typing import Any
 from ci.cluster import SYSTEM_PYTHON, Commander
 
 from .client import BLOCK, digest
-from .steps import DATA, ERASURE, FAST_DIFF, OBJECT_MAP, OPERATIONS, OTHER, PLACES, POOL, SPACE, Img, Step, Where, World, raises
+from .steps import (
+    DATA,
+    ERASURE,
+    FAST_DIFF,
+    OBJECT_MAP,
+    OPERATIONS,
+    OTHER,
+    PLACES,
+    POOL,
+    SPACE,
+    Img,
+    Step,
+    Where,
+    World,
+    raises,
+)
 
 PROGRAM = str(Path(__file__).with_name("client.py"))
 HANG = 90.0
@@ -86,7 +101,9 @@ class Remote:
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         argv = [python, PROGRAM, self.role, self.conf, *(f"{k}={v}" for k, v in self.settings.items())]
         env = {**os.environ, "RBD_FORCE_ALLOW_V1": "1"}
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=env)
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=env
+        )
         self.call("ping")
         self.has = frozenset(self.call("capabilities"))
 
@@ -232,7 +249,9 @@ class Engine:
 
     def rbd(self, *args: str, check: bool = True) -> str:
         """The `rbd` tool."""
-        done = subprocess.run(["rbd", "-c", self.conf, *args], capture_output=True, text=True, check=False, timeout=HANG)
+        done = subprocess.run(
+            ["rbd", "-c", self.conf, *args], capture_output=True, text=True, check=False, timeout=HANG
+        )
         if check and done.returncode:
             raise Mismatch(f"rbd {' '.join(args)}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout + ("" if check or not done.returncode else done.stderr)
@@ -429,7 +448,9 @@ class Engine:
         mine, other = self.clients[c], self.clients[1 - c]
         self.handle(1 - c, uid)
         mine.call("image", uid, "lock_acquire", 0)
-        if not mine.call("image", uid, "is_exclusive_lock_owner") or other.call("image", uid, "is_exclusive_lock_owner"):
+        if not mine.call("image", uid, "is_exclusive_lock_owner") or other.call(
+            "image", uid, "is_exclusive_lock_owner"
+        ):
             raise Mismatch(f"client {c} ({self.roles[c]}) has the lock, and not alone")
         for who in (mine, other):
             if len(owners := who.call("image", uid, "lock_get_owners")) != 1:
@@ -509,7 +530,9 @@ class Engine:
         want = digest(data)
         if sums != want:
             blocks = [i for i, (a, b) in enumerate(zip(sums, want)) if a != b]
-            where = f"{len(blocks)} blocks of {BLOCK}, the first at {blocks[0] * BLOCK}, the last at {blocks[-1] * BLOCK}"
+            where = (
+                f"{len(blocks)} blocks of {BLOCK}, the first at {blocks[0] * BLOCK}, the last at {blocks[-1] * BLOCK}"
+            )
             raise Mismatch(f"client {c} ({self.roles[c]}): {what} differs in {where}")
 
     def check_all(self) -> None:
@@ -540,7 +563,9 @@ class Engine:
             self.call(c, "open", key, image.where, image.name, snap and snap.name, True)
             found = self.call(c, "digest", key)
             self.call(c, "close", key)
-            self.check_content(f"{image.name}@{snap and snap.name} opened anew", c, found, snap.data if snap else image.data)
+            self.check_content(
+                f"{image.name}@{snap and snap.name} opened anew", c, found, snap.data if snap else image.data
+            )
 
     def check_children(self, image: Img) -> None:
         for snap in image.user_snaps:
@@ -561,7 +586,9 @@ class Engine:
             if "Image.metadata_list" in self.clients[c].has:
                 found = self.call(c, "metadata", self.handle(c, image.uid))
                 if found != image.metadata:
-                    raise Mismatch(f"client {c} ({self.roles[c]}): metadata of {image.name} {found}, not {image.metadata}")
+                    raise Mismatch(
+                        f"client {c} ({self.roles[c]}): metadata of {image.name} {found}, not {image.metadata}"
+                    )
 
     def check_diffs(self, image: Img) -> None:
         """Both clients' diffs are equal, and what they say turns one content into the other."""
