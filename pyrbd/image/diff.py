@@ -205,7 +205,7 @@ class _Diff:
     async def _run_slow(self, emit: Callable[[int, int, bool], None]) -> None:
         image = self.image
         await self._find_existing()
-        window = max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+        window = max(1, image.config.get_int("rbd_concurrent_management_ops"))
         pending: deque[Completion[list[Extent]]] = deque()
 
         async def report() -> None:

@@ -126,7 +126,7 @@ async def remove_object_maps(image: Image) -> None:
 
 async def in_window(image: Image, requests: Iterable[tuple[str, ObjectOperation]], missing: bool = False) -> None:
     """Sends requests for objects of the image's pool, some at a time; `missing` ones may be."""
-    window = max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+    window = max(1, image.config.get_int("rbd_concurrent_management_ops"))
     pending: deque[Completion[object]] = deque()
 
     async def next_one() -> None:
@@ -434,7 +434,7 @@ class ObjectMap:
         """Raises what does not count as a damage of the map."""
         if isinstance(error, rados.ConnectionShutdown):
             raise error
-        on_timeout = self.image.client.config.get_bool("rbd_invalidate_object_map_on_timeout")
+        on_timeout = self.image.config.get_bool("rbd_invalidate_object_map_on_timeout")
         if isinstance(error, rados.TimedOut) and not on_timeout:
             raise error
 

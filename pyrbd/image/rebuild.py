@@ -150,7 +150,7 @@ async def _gone(completion: Completion[Any]) -> None:
 
 
 def _window(image: Image) -> int:
-    return max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+    return max(1, image.config.get_int("rbd_concurrent_management_ops"))
 
 
 async def _look(
