@@ -87,6 +87,16 @@ async def diff_iterate(
         await _Diff(image, from_id, offset, offset + length, include_parent, whole_object).run(emit)
 
 
+async def periods_with_data(image: Image) -> Iterable[int]:
+    """The periods (object sets, by number and ascending) of what is open in which there may be data, of its own or
+    the parent's."""
+    if not image.size:
+        return []
+    diff = _Diff(image, 0, 0, image.size, True, False)
+    await diff._find_existing()
+    return diff._candidates()
+
+
 class _Diff:
     """One diff of an image against an older state, in a range of bytes.
 
