@@ -464,7 +464,8 @@ class World:
         image = self.get(uid)
         if not image.features & OBJECT_MAP:
             return raises("InvalidArgument")
-        image.doubt.clear()
+        if not image.snaps:
+            image.doubt.clear()  # those of snapshots are rebuilt at the snapshots
         return OK
 
     def do_lock(self, uid: int) -> Any:
@@ -642,12 +643,13 @@ class Generator:
         r = self.rng
         spec = self.spec()
         live = self.world.live()
-        where = r.choice(PLACES)
+        where = (POOL, "") if "old_format" in spec else r.choice(PLACES)
         uid = self.number()
         name = f"image{uid}"
         if live and r.random() < 0.03:
             other = r.choice(live)
             where, name = other.where, other.name
+            spec.pop("old_format", None)
         return uid, where, name, self.size(spec["order"]), spec
 
     def write(self) -> tuple[Any, ...] | None:
