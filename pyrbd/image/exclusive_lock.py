@@ -96,7 +96,6 @@ RETRY_DELAY = 1.0
 """Seconds until an owner that could not be asked is asked again."""
 OWNER_PATIENCE = 10.0
 """Seconds (`client_notify_timeout`) until an owner that said yes is asked again."""
-_RECHECK = 0.5
 _HANDOVER_RECHECK = 0.02
 _EXIT_PATIENCE = 3.0
 _GRANT_PATIENCE = 1.0

@@ -311,7 +311,7 @@ class Engine:
                 raise Mismatch(f"{who} must raise {set(expected[1])}, and raised {got}")
             return
         if expected[0] == "mismatch":
-            if kind == "ok" or got.errno not in (84, 0, None) and got.errno is not None and got.errno < 4095:
+            if kind == "ok" or (got.errno not in (84, 0, None) and got.errno is not None and got.errno < 4095):
                 raise Mismatch(f"{who} must find a difference, and gave {got}")
             return
         if kind == "raises":
@@ -676,7 +676,9 @@ class Engine:
                 raise Mismatch(f"rbd object-map check {spec}: {flags} {said}")
             self.counts["object maps that rightly are invalid"] += 1
             for every in (None, *image.user_snaps):
-                self.rbd("object-map", "rebuild", "--no-progress", spec_of(image.where, image.name, every and every.name))
+                self.rbd(
+                    "object-map", "rebuild", "--no-progress", spec_of(image.where, image.name, every and every.name)
+                )
             image.doubt.clear()
             self.check_object_map(image, snap)
 
