@@ -182,9 +182,12 @@ def prepare(conf: str) -> None:
         commander.command("config set", who="osd", name="osd_snap_trim_sleep", value="0")
         pools = {p["poolname"] for p in commander.command("osd lspools")}
         commander.command(
-            "osd erasure-code-profile set", name=PROFILE, profile=["k=2", "m=1", "crush-failure-domain=osd"], force=True,
+            "osd erasure-code-profile set",
+            name=PROFILE,
+            profile=["k=2", "m=1", "crush-failure-domain=osd"],
+            force=True,
             yes_i_really_mean_it=True,
-        )  # fmt: skip
+        )
         for pool in {POOL, OTHER, DATA, ERASURE} - pools:
             more = {"pool_type": "erasure", "erasure_code_profile": PROFILE} if pool == ERASURE else {}
             commander.command("osd pool create", pool=pool, pg_num=8, pgp_num=8, **more)
@@ -311,7 +314,7 @@ class Engine:
                 raise Mismatch(f"{who} must raise {set(expected[1])}, and raised {got}")
             return
         if expected[0] == "mismatch":
-            if kind == "ok" or got.errno not in (84, 0, None) and got.errno is not None and got.errno < 4095:
+            if kind == "ok" or (got.errno not in (84, 0, None) and got.errno is not None and got.errno < 4095):
                 raise Mismatch(f"{who} must find a difference, and gave {got}")
             return
         if kind == "raises":
@@ -676,7 +679,9 @@ class Engine:
                 raise Mismatch(f"rbd object-map check {spec}: {flags} {said}")
             self.counts["object maps that rightly are invalid"] += 1
             for every in (None, *image.user_snaps):
-                self.rbd("object-map", "rebuild", "--no-progress", spec_of(image.where, image.name, every and every.name))
+                self.rbd(
+                    "object-map", "rebuild", "--no-progress", spec_of(image.where, image.name, every and every.name)
+                )
             image.doubt.clear()
             self.check_object_map(image, snap)
 
@@ -720,7 +725,7 @@ def wipe(conf: str) -> list[str]:
                 left += 1
                 try:
                     client.call("open", "wiped", where, name)
-                    for snap_id, snap, _, namespace, protected in client.call("state", "wiped")["snaps"]:
+                    for _, snap, _, namespace, protected in client.call("state", "wiped")["snaps"]:
                         if namespace == 0:
                             if protected:
                                 client.call("image", "wiped", "unprotect_snap", snap)
@@ -738,7 +743,7 @@ def wipe(conf: str) -> list[str]:
     else:
         raise Mismatch(f"images that cannot be removed are left: {why}")
     left_over: list[str] = []
-    for attempt in range(60):
+    for _ in range(60):
         left_over = [
             f"{pool}/{space}/{o}"
             for pool, space in (*PLACES, (DATA, ""), (ERASURE, ""), (DATA, SPACE), (ERASURE, SPACE))

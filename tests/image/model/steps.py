@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from .client import payload
 
@@ -506,7 +506,7 @@ def discarded(spec: Spec, offset: int, length: int) -> Iterator[tuple[int, int]]
 class Generator:
     """Random steps that mean something in a world."""
 
-    WEIGHTS: dict[str, int] = {
+    WEIGHTS: ClassVar[dict[str, int]] = {
         "create": 5,
         "write": 26,
         "write_beyond": 1,
