@@ -16,11 +16,10 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, TypeVar
 
-from .errors import PyrbdError
-from .image import directory
-from .image.image import Image as _Core
+from .image.errors import InvalidArgument
+from .image.image import Image as Core
 from .msgr.types import HObject, ListedObject
 from .rados import ClusterHandle, requests
 from .rados import exceptions as _rados
@@ -30,16 +29,10 @@ from .rados.ioctx import LIBRADOS_OPERATION_NOFLAG, IoctxBase, osd_flags
 from .rados.opctx import ReadOp, WriteOp
 from .rados.requests import Request, data_of, number, text, writable
 from .rados.watch import UserWatch, decode_acks
-from .rbd import (
-    _FADVISE_MASK,
-    ImageProperties,
-    InvalidArgument,
-    OnProgress,
-    _name,
-    _number,
-    _wrap,
-    incomplete,
-)
+from .rbd import image_calls, lock_calls, metadata_calls, pool_calls, snapshot_calls, unsupported
+from .rbd.arguments import doing, optional_text
+from .rbd.pool_calls import RBDBase, io_of
+from .rbd.properties import ImageBase
 
 if TYPE_CHECKING:
     from typing import Concatenate
@@ -55,13 +48,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 __all__ = ["RBD", "Image", "Ioctx", "Rados", "Watch"]
-
-
-async def _call(coro: Coroutine[Any, Any, T], what: str) -> T:
-    try:
-        return await coro
-    except (_rados.Error, PyrbdError) as e:
-        raise _wrap(e, what) from e
 
 
 class Rados(ClusterHandle):
@@ -350,72 +336,74 @@ class Watch(UserWatch):
         await self.unwatch()
 
 
-def _ioctx(ioctx: Any) -> Ioctx:
-    if not isinstance(ioctx, Ioctx):
-        raise TypeError(f"ioctx must be a pyrbd.aio.Ioctx, not {type(ioctx).__name__}")
-    ioctx.require_ioctx_open()
-    return ioctx
+class RBD(RBDBase):
+    """What concerns the images of a pool; see `rbd.RBD`. What is an iterator there is a list here."""
+
+    _ioctx_type: ClassVar[type[IoctxBase]] = Ioctx
+
+    create = pool_calls.create
+    clone = pool_calls.clone
+    list = pool_calls.list
+    list2 = pool_calls.list2
+    remove = pool_calls.remove
+    rename = pool_calls.rename
+    trash_move = pool_calls.trash_move
+    trash_purge = pool_calls.trash_purge
+    trash_remove = pool_calls.trash_remove
+    trash_get = pool_calls.trash_get
+    trash_list = pool_calls.trash_list
+    trash_restore = pool_calls.trash_restore
+    namespace_create = pool_calls.namespace_create
+    namespace_remove = pool_calls.namespace_remove
+    namespace_exists = pool_calls.namespace_exists
+    namespace_list = pool_calls.namespace_list
+    pool_metadata_get = pool_calls.pool_metadata_get
+    pool_metadata_set = pool_calls.pool_metadata_set
+    pool_metadata_remove = pool_calls.pool_metadata_remove
+    pool_metadata_list = pool_calls.pool_metadata_list
+    config_get = pool_calls.config_get
+    config_set = pool_calls.config_set
+    config_remove = pool_calls.config_remove
+    config_list = pool_calls.config_list
+    pool_init = pool_calls.pool_init
+    pool_stats_get = pool_calls.pool_stats_get
 
 
-class RBD:
-    """What concerns the images of a pool; see `rbd.RBD`."""
+class Image(ImageBase):
+    """An image; opened by ``async with`` or :meth:`open`. See `rbd.Image` for arguments. What is an iterator
+    there is a list here.
 
-    async def create(
-        self,
-        ioctx: Ioctx,
-        name: str,
-        size: int,
-        order: int | None = None,
-        features: int | None = None,
-        stripe_unit: int | None = None,
-        stripe_count: int | None = None,
-        data_pool: str | None = None,
-    ) -> None:
-        io, image = _ioctx(ioctx)._io, _name(name, "name")
-        coro = directory.create(io, image, _number(size, "size"), order, features, stripe_unit, stripe_count, data_pool)
-        await _call(coro, f"error creating image {image}")
-
-    async def list(self, ioctx: Ioctx) -> list[str]:
-        return sorted(await _call(directory.list_images(_ioctx(ioctx)._io), "error listing images"))
-
-    async def remove(self, ioctx: Ioctx, name: str, on_progress: OnProgress | None = None) -> None:
-        image = _name(name, "name")
-        await _call(directory.remove(_ioctx(ioctx)._io, image, on_progress), f"error removing image {image}")
-
-    async def rename(self, ioctx: Ioctx, src: str, dest: str) -> None:
-        source, target = _name(src, "src"), _name(dest, "dest")
-        coro = directory.rename(_ioctx(ioctx)._io, source, target)
-        await _call(coro, f"error renaming image {source} to {target}")
-
-
-class Image(ImageProperties):
-    """An image; opened by ``async with`` or :meth:`open`. See `rbd.Image` for arguments.
-
-    What the methods of :class:`ImageProperties` say is of the header as it was when the
-    last data operation looked at it; :meth:`refresh` reads it again.
+    What the methods of :class:`ImageBase` say, those that are not awaited, is of the header as it was when the
+    last other operation looked at it; :meth:`refresh` reads it again.
     """
+
+    _ioctx_type: ClassVar[type[IoctxBase]] = Ioctx
 
     def __init__(
         self,
         ioctx: Ioctx,
         name: str | None = None,
-        snapshot: str | int | None = None,
+        snapshot: str | None = None,
         read_only: bool = False,
         image_id: str | None = None,
     ) -> None:
-        io = _ioctx(ioctx)
+        self.closed = True
+        self._in_flight = set()
+        name, image_id = optional_text(name, "name"), optional_text(image_id, "image_id")
+        snapshot = optional_text(snapshot, "snapshot")
         if (name is None) == (image_id is None):
             raise InvalidArgument("one of name and image_id must be given", errno.EINVAL)
-        self.closed = True
-        self.name = name if name is not None else ""
-        self._client = io._client
-        self._arguments = (io._io, name, image_id, snapshot, read_only)
+        self.name = name or image_id or ""
+        io = io_of(ioctx, Ioctx)
+        self.ioctx = ioctx
+        self._client = io.client
+        self._arguments = (io, name, image_id, snapshot or None, bool(read_only))
 
     async def open(self) -> Image:
         """Opens the image; returns it."""
         io, name, image_id, snapshot, read_only = self._arguments
-        coro = _Core.open(io, name, image_id=image_id, snapshot=snapshot, read_only=read_only)
-        self._core = await _call(coro, f"error opening image {name or image_id} at snapshot {snapshot}")
+        with doing(f"error opening image {self.name} at snapshot {snapshot}"):
+            self._core = await Core.open(io, name, image_id=image_id, snapshot=snapshot, read_only=read_only)
         self.name = self._core.name
         self.closed = False
         return self
@@ -428,42 +416,77 @@ class Image(ImageProperties):
         return False
 
     async def close(self) -> None:
+        """Closes the image; further calls do nothing."""
         if not self.closed:
             self.closed = True
             if not self._client.closed:
-                await _call(self._core.close(), f"error closing image {self.name}")
+                with doing(f"error while closing image {self.name}"):
+                    await self._core.close()
 
     async def refresh(self) -> None:
         """Reads the header again."""
-        await _call(self._open().refresh(), f"error refreshing image {self.name}")
+        core = self._open()
+        with doing(f"error refreshing image {self.name}"):
+            await core.refresh()
 
-    async def read(self, offset: int, length: int, fadvise_flags: int = 0) -> bytes:
-        at, n = _number(offset, "offset"), _number(length, "length")
-        coro = self._open().read(at, n, fadvise_flags & _FADVISE_MASK)
-        return await _call(coro, f"error reading from image {self.name}")
+    read = image_calls.read
+    read_into = image_calls.read_into
+    write = image_calls.write
+    compare_and_write = image_calls.compare_and_write
+    discard = image_calls.discard
+    write_zeroes = image_calls.write_zeroes
+    flush = image_calls.flush
+    invalidate_cache = image_calls.invalidate_cache
+    resize = image_calls.resize
+    flatten = image_calls.flatten
+    sparsify = image_calls.sparsify
+    rebuild_object_map = image_calls.rebuild_object_map
+    diff_iterate = image_calls.diff_iterate
+    copy = image_calls.copy
+    deep_copy = image_calls.deep_copy
+    update_features = image_calls.update_features
+    group = image_calls.group
+    get_parent_image_spec = image_calls.get_parent_image_spec
+    list_children = image_calls.list_children
+    list_children2 = image_calls.list_children2
+    list_descendants = image_calls.list_descendants
+    watchers_list = image_calls.watchers_list
+    create_snap = snapshot_calls.create_snap
+    remove_snap = snapshot_calls.remove_snap
+    remove_snap2 = snapshot_calls.remove_snap2
+    remove_snap_by_id = snapshot_calls.remove_snap_by_id
+    rename_snap = snapshot_calls.rename_snap
+    protect_snap = snapshot_calls.protect_snap
+    unprotect_snap = snapshot_calls.unprotect_snap
+    rollback_to_snap = snapshot_calls.rollback_to_snap
+    set_snap = snapshot_calls.set_snap
+    set_snap_by_id = snapshot_calls.set_snap_by_id
+    get_snap_limit = snapshot_calls.get_snap_limit
+    set_snap_limit = snapshot_calls.set_snap_limit
+    remove_snap_limit = snapshot_calls.remove_snap_limit
+    snap_get_group_namespace = snapshot_calls.snap_get_group_namespace
+    snap_get_trash_namespace = snapshot_calls.snap_get_trash_namespace
+    snap_get_mirror_namespace = snapshot_calls.snap_get_mirror_namespace
+    list_snaps = snapshot_calls.list_snaps
+    is_exclusive_lock_owner = lock_calls.is_exclusive_lock_owner
+    lock_acquire = lock_calls.lock_acquire
+    lock_release = lock_calls.lock_release
+    lock_break = lock_calls.lock_break
+    lock_get_owners = lock_calls.lock_get_owners
+    list_lockers = lock_calls.list_lockers
+    lock_exclusive = lock_calls.lock_exclusive
+    lock_shared = lock_calls.lock_shared
+    unlock = lock_calls.unlock
+    break_lock = lock_calls.break_lock
+    metadata_get = metadata_calls.metadata_get
+    metadata_set = metadata_calls.metadata_set
+    metadata_remove = metadata_calls.metadata_remove
+    metadata_list = metadata_calls.metadata_list
+    config_get = metadata_calls.config_get
+    config_set = metadata_calls.config_set
+    config_remove = metadata_calls.config_remove
+    config_list = metadata_calls.config_list
 
-    async def read_into(self, offset: int, buffer: Any, fadvise_flags: int = 0) -> int:
-        view = memoryview(buffer).cast("B")
-        if view.readonly:
-            raise TypeError("buffer must be writable")
-        coro = self._open().read_into(_number(offset, "offset"), view, fadvise_flags & _FADVISE_MASK)
-        return await _call(coro, f"error reading from image {self.name}")
 
-    async def write(self, data: Any, offset: int, fadvise_flags: int = 0) -> int:
-        view = memoryview(data_of(data, "data"))
-        coro = self._open().write(_number(offset, "offset"), view, fadvise_flags & _FADVISE_MASK)
-        written = await _call(coro, f"error writing to image {self.name}")
-        if written != len(view):
-            raise incomplete(written, len(view))
-        return written
-
-    async def discard(self, offset: int, length: int) -> None:
-        coro = self._open().discard(_number(offset, "offset"), _number(length, "length"))
-        await _call(coro, f"error discarding from image {self.name}")
-
-    async def flush(self) -> None:
-        await _call(self._open().flush(), f"error flushing image {self.name}")
-
-    async def resize(self, size: int, allow_shrink: bool = True) -> None:
-        coro = directory.resize(self._open(), _number(size, "size"), allow_shrink)
-        await _call(coro, f"error resizing image {self.name}")
+unsupported.refuse(RBD, unsupported.RBD_METHODS)
+unsupported.refuse(Image, unsupported.IMAGE_METHODS)

@@ -93,7 +93,7 @@ async def break_lock(image: Image, client: str, cookie: str) -> None:
     """
     await image.current()
     entity = parse_entity(client)
-    config = image.client.config
+    config = image.config
     if config.get_bool("rbd_blocklist_on_break_lock"):
         info = await _info(image)
         address = next((legacy_address(at.addr) for who, at in info.lockers.items() if who.locker == entity), None)

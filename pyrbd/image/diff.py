@@ -87,6 +87,16 @@ async def diff_iterate(
         await _Diff(image, from_id, offset, offset + length, include_parent, whole_object).run(emit)
 
 
+async def periods_with_data(image: Image) -> Iterable[int]:
+    """The periods (object sets, by number and ascending) of what is open in which there may be data, of its own or
+    the parent's."""
+    if not image.size:
+        return []
+    diff = _Diff(image, 0, 0, image.size, True, False)
+    await diff._find_existing()
+    return diff._candidates()
+
+
 class _Diff:
     """One diff of an image against an older state, in a range of bytes.
 
@@ -205,7 +215,7 @@ class _Diff:
     async def _run_slow(self, emit: Callable[[int, int, bool], None]) -> None:
         image = self.image
         await self._find_existing()
-        window = max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+        window = max(1, image.config.get_int("rbd_concurrent_management_ops"))
         pending: deque[Completion[list[Extent]]] = deque()
 
         async def report() -> None:
@@ -232,7 +242,7 @@ class _Diff:
         objects = self.objects()
         if len(objects) > _FEW_OBJECTS:
             self.existing = await self._known_by_maps()
-            if self.existing is None and not self.from_id and self.end_id == NOSNAP and len(objects) > LIST_INSTEAD:
+            if self.existing is None and len(objects) > LIST_INSTEAD:
                 self.existing = set(await existing_objects(self.image, objects))
         if self.parent is not None:
             await self.parent._find_existing()

@@ -171,10 +171,10 @@ async def break_locker(image: Image, locker: Locker, force: bool = False) -> boo
     ours = locker.entity.type == ENTITY_TYPE_CLIENT and locker.entity.num == client.global_id
     if ours and not force and any(other.holds(client, locker.cookie) for other in list(_held)):
         return False
-    if client.config.get_bool("rbd_blocklist_on_break_lock"):
+    if image.config.get_bool("rbd_blocklist_on_break_lock"):
         if not ours:
             _log.warning("%r: fencing %s at %s, which holds the lock", image, locker.entity, locker.address)
-            await client.blocklist_add(locker.address, client.config.get_int("rbd_blocklist_expire_seconds"))
+            await client.blocklist_add(locker.address, image.config.get_int("rbd_blocklist_expire_seconds"))
         elif force:
             raise make_ex(-errno.EINVAL, f"image {image.name}: this client would blocklist itself")
     try:
@@ -210,7 +210,7 @@ class ExclusiveLock:
         self.state = UNLOCKED
         self.owner = False
         self.cookie = ""
-        automatic = self.client.config.get_bool("rbd_auto_exclusive_lock_until_manual_request")
+        automatic = image.config.get_bool("rbd_auto_exclusive_lock_until_manual_request")
         self.policy = AUTOMATIC if automatic else STANDARD
         self._orders: deque[tuple[str, list[_Waiter]]] = deque()
         self._running = False

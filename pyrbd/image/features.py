@@ -38,6 +38,8 @@ ALL = sum(NAMES)
 IMPLICIT_ENABLE = STRIPINGV2 | DATA_POOL | FAST_DIFF | OPERATIONS | MIGRATING | NON_PRIMARY | DIRTY_CACHE
 """Bits that librbd sets by itself; ignored in what a caller asks for."""
 
+DEFAULT = LAYERING | EXCLUSIVE_LOCK | OBJECT_MAP | FAST_DIFF | DEEP_FLATTEN
+"""RBD_FEATURES_DEFAULT."""
 CREATABLE = LAYERING | STRIPINGV2 | EXCLUSIVE_LOCK | OBJECT_MAP | FAST_DIFF | DEEP_FLATTEN | DATA_POOL
 """What an image that pyrbd makes may have."""
 MANAGEABLE = CREATABLE | OPERATIONS
@@ -58,23 +60,28 @@ def names(features: int) -> str:
 
 
 def features_to_string(features: int) -> str:
-    """Names joined by commas, as librbd has them; InvalidArgument for unknown bits."""
+    """Names joined by commas, as librbd has them; InvalidArgument for unknown bits
+    (`src/librbd/Features.cc` rbd_features_to_string)."""
     if features & ~ALL or features < 0:
         raise InvalidArgument(f"features {features:#x} are not all known", errno.EINVAL)
-    return ",".join(name for bit, name in NAMES.items() if features & bit)
+    return ",".join(sorted(name for bit, name in NAMES.items() if features & bit))
 
 
 def features_from_string(text: str) -> int:
-    """The bits of names joined by commas, or of a number."""
-    text = text.strip()
-    if text.isdigit():
-        return int(text)
-    by_name = {name: bit for bit, name in NAMES.items()} | {"stripingv2": STRIPINGV2}
+    """The bits of names joined by commas, or of a number; the default ones for "". InvalidArgument for what
+    is neither, or not known (rbd_features_from_string)."""
+    if not text:
+        return DEFAULT
+    if (number := text.strip()).isascii() and number.isdigit():
+        if int(number) & ~ALL:
+            raise InvalidArgument(f"features {number} are not all known", errno.EINVAL)
+        return int(number)
+    by_name = {name: bit for bit, name in NAMES.items()}
     bits = 0
     for word in text.split(","):
-        if word.strip() and word.strip() not in by_name:
+        if word.strip() not in by_name:
             raise InvalidArgument(f"there is no feature {word.strip()!r}", errno.EINVAL)
-        bits |= by_name.get(word.strip(), 0)
+        bits |= by_name[word.strip()]
     return bits
 
 

@@ -26,6 +26,7 @@ from .errors import (
 )
 from .header import Header, Snap
 from .layout import Layout, ObjectExtent, object_name, v1_object_name
+from .metadata import ImageConfig, load_config
 from .sync import Block, Gate, Hold, Mutex, Pass
 from .watcher import Watcher
 
@@ -55,6 +56,7 @@ class Image:
         shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
         watcher: the watch of the header; it stands while the image is open for writing.
+        config: the options in effect for it, with what its metadata and its pool override.
         writes: whoever changes data is inside.
         operations: held by a maintenance operation (a snapshot, a change of the size, ...).
         lock: the exclusive lock; None where the image has none, or is not open for writing.
@@ -73,6 +75,7 @@ class Image:
         self.writable = False
         self.header: Header
         self.layout: Layout
+        self.config = ImageConfig(self.client.config)
         self.data_io: IoContext = io
         self.snap: Snap | None = None
         self.snap_id = NOSNAP
@@ -128,7 +131,7 @@ class Image:
         """Opens an image by name or id.
 
         Args:
-            snapshot: name or id of the snapshot to read; such an image is read-only.
+            snapshot: name or id of the snapshot to read; data cannot be written until another one is set.
             read_only: do not register as a watcher; writes raise ReadOnlyImage.
             skip_parent: do not open the parent, for who does not use the image's data.
         Raises:
@@ -137,10 +140,10 @@ class Image:
         """
         old_format = False
         if image_id is None:
-            if not name:
+            if name is None:
                 raise InvalidArgument("an image is opened by name or by id", errno.EINVAL)
             image_id, old_format = await find(io, name)
-        image = cls(io, name or "", image_id, read_only or snapshot is not None, old_format)
+        image = cls(io, name or "", image_id, read_only, old_format)
         image._skip_parent = skip_parent
         if not image.read_only:
             await image.watcher.register()
@@ -220,6 +223,8 @@ class Image:
         try:
             new = await header.load(self.io, self.header_oid, self.old_format, self.name or self.id)
             features.check_readable(new.features, self.name or self.id)
+            if depth == 0:
+                self.config = await load_config(self)
             self._take(new)
             self._choose_lock()
             await self._refresh_parent(depth)
@@ -489,10 +494,9 @@ class Image:
         As librbd does by default (`rbd_skip_partial_discard`), the part of each object is
         narrowed to multiples of `rbd_discard_granularity_bytes`; what is left over keeps its data.
         """
-        config = self.client.config
         granularity = 0
-        if config.get_bool("rbd_skip_partial_discard"):
-            granularity = config.get_int("rbd_discard_granularity_bytes")
+        if self.config.get_bool("rbd_skip_partial_discard"):
+            granularity = self.config.get_int("rbd_discard_granularity_bytes")
         return await rw.discard(self, offset, length, granularity)
 
     async def write_zeroes(self, offset: int, length: int) -> int:
@@ -513,7 +517,7 @@ class Image:
         """Notes in the header when data was changed, at most every `rbd_mtime_update_interval` seconds."""
         now = time.monotonic()
         if now >= self._modified_at and not self.old_format:
-            interval = self.client.config.get_int("rbd_mtime_update_interval")
+            interval = self.config.get_int("rbd_mtime_update_interval")
             self._modified_at = now + interval if interval else float("inf")
             stamp = self.header.raw.modify_timestamp
             if interval and time.time() >= stamp.sec + interval:
@@ -521,7 +525,7 @@ class Image:
 
     def _accessed(self) -> None:
         """The same for reads and `rbd_atime_update_interval`."""
-        interval = self.client.config.get_int("rbd_atime_update_interval")
+        interval = self.config.get_int("rbd_atime_update_interval")
         self._accessed_at = time.monotonic() + interval if interval else float("inf")
         stamp = self.header.raw.access_timestamp
         if interval and not self.read_only and not self.old_format and time.time() >= stamp.sec + interval:

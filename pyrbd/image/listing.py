@@ -14,7 +14,8 @@ LIST_INSTEAD = 1 << 15
 
 
 async def existing_objects(image: Image, wanted: range) -> list[int]:
-    """The numbers of the head's data objects within a range, ascending."""
+    """The numbers of the data objects within a range, ascending. Those that only snapshots still have are among
+    them: an OSD keeps the head of such an object as a whiteout, and lists it."""
     prefix = image.header.raw.object_prefix + "."
     cursor = HObject()
     found = []

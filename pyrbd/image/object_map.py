@@ -126,7 +126,7 @@ async def remove_object_maps(image: Image) -> None:
 
 async def in_window(image: Image, requests: Iterable[tuple[str, ObjectOperation]], missing: bool = False) -> None:
     """Sends requests for objects of the image's pool, some at a time; `missing` ones may be."""
-    window = max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+    window = max(1, image.config.get_int("rbd_concurrent_management_ops"))
     pending: deque[Completion[object]] = deque()
 
     async def next_one() -> None:
@@ -434,7 +434,7 @@ class ObjectMap:
         """Raises what does not count as a damage of the map."""
         if isinstance(error, rados.ConnectionShutdown):
             raise error
-        on_timeout = self.image.client.config.get_bool("rbd_invalidate_object_map_on_timeout")
+        on_timeout = self.image.config.get_bool("rbd_invalidate_object_map_on_timeout")
         if isinstance(error, rados.TimedOut) and not on_timeout:
             raise error
 
@@ -477,12 +477,19 @@ class ObjectMap:
             last = min(last, self.vector.size)
             if first >= last or not self._required(first, last, wanted):
                 return
+            values = _changed(new_state, expected_state)
+            known = False
             try:
-                await self._send_update(first, last, new_state, expected_state, NOSNAP)
-            except rados.Error as e:
-                await self._failed(e, NOSNAP)
-            with self._lock:
-                self.vector.apply(first, min(last, self.vector.size), _changed(new_state, expected_state))
+                try:
+                    await self._send_update(first, last, new_state, expected_state, NOSNAP)
+                except rados.Error as e:
+                    await self._failed(e, NOSNAP)
+                known = True
+            finally:
+                if not known:
+                    values = _uncertain(values)
+                with self._lock:
+                    self.vector.apply(first, min(last, self.vector.size), values)
 
     def _required(self, first: int, last: int, wanted: tuple[bool, bool, bool, bool]) -> bool:
         if last - first == 1 and self.touched is None:
@@ -539,14 +546,13 @@ class ObjectMap:
                 return
             if not self.image.has(features.FAST_DIFF):
                 return
+            with self._lock:  # first: who writes after this tells the map, whatever becomes of the request
+                self.vector.apply(0, self.vector.size, _CLEANED)
             op = _assert_locked(ObjectOperation()).call_write("rbd", "object_map_snap_add")
             try:
                 await io.operate(self.oid, op)
             except rados.Error as e:
                 await self._failed(e, NOSNAP)
-                return
-            with self._lock:
-                self.vector.apply(0, self.vector.size, _CLEANED)
 
     async def snap_remove(self, snap_id: int) -> None:
         """A snapshot is going to be removed (object_map::SnapshotRemoveRequest): what was changed up to it counts
@@ -619,23 +625,24 @@ class ObjectMap:
                 await self._save(vector)
             except rados.Error as e:
                 await self._failed(e, NOSNAP)
-                return
-            with self._lock:
-                self.vector = vector
 
     async def save(self) -> None:
         """Stores all of it, as we have it. Raises what went wrong."""
         await self.replace(self.vector)
 
     async def replace(self, vector: BitVector) -> None:
-        """Stores another map in place of this one. Raises what went wrong; then it is as it was."""
+        """Stores another map in place of this one. Raises what went wrong."""
         with await self._guard.enter(0, 1 << 64):
             await self._save(vector)
-            with self._lock:
-                self.vector = vector
 
     async def _save(self, vector: BitVector) -> None:
-        await self.image.io.operate(self.oid, save_operation(vector, self._operation()))
+        known = False
+        try:
+            await self.image.io.operate(self.oid, save_operation(vector, self._operation()))
+            known = True
+        finally:
+            with self._lock:
+                self.vector = vector if known else BitVector(vector.size, OBJECT_PENDING)
 
 
 _REQUIRED = tuple(
@@ -655,4 +662,11 @@ def _changed(new: int, expected: int | None) -> tuple[int, int, int, int]:
     """What object_map_update makes of each state."""
     also = OBJECT_EXISTS_CLEAN if expected == OBJECT_EXISTS else expected
     a, b, c, d = (new if expected is None or s in (expected, also) else s for s in _STATES)
+    return a, b, c, d
+
+
+def _uncertain(values: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """What we take the states for when nobody knows whether they were changed: each that may be has to be told anew,
+    which is so for PENDING, before an object is written."""
+    a, b, c, d = (s if values[s] == s else OBJECT_PENDING for s in _STATES)
     return a, b, c, d

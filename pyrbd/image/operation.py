@@ -213,7 +213,7 @@ async def _snap_create(image: Image, payload: notify.SnapCreate, progress: Progr
 
     if payload.snap_namespace.type != SNAP_NAMESPACE_USER:
         raise make_ex(-errno.EOPNOTSUPP, f"snapshots of type {payload.snap_namespace.type}")
-    await snapshots.create(image, payload.snap_name, payload.flags, progress)
+    await snapshots.create_with(image, payload.snap_name, payload.flags, progress)
 
 
 async def _snap_remove(image: Image, payload: notify.SnapRemove, progress: Progress) -> None:

@@ -150,7 +150,7 @@ async def _gone(completion: Completion[Any]) -> None:
 
 
 def _window(image: Image) -> int:
-    return max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+    return max(1, image.config.get_int("rbd_concurrent_management_ops"))
 
 
 async def _look(
@@ -158,8 +158,8 @@ async def _look(
 ) -> None:
     """Asks objects in which snapshots they are, and notes their states there."""
     numbers = numbers if isinstance(numbers, range) else list(numbers)
-    if len(numbers) > LIST_INSTEAD and list(found) == [NOSNAP] and isinstance(numbers, range):
-        numbers = await existing_objects(image, numbers)  # what is not in the pool is not in the head
+    if isinstance(numbers, range) and len(numbers) > LIST_INSTEAD:
+        numbers = await existing_objects(image, numbers)
     window, total = _window(image), len(numbers)
     snap_ids = [s.id for s in image.header.snaps]
     fast_diff = image.has(features.FAST_DIFF)

@@ -217,7 +217,7 @@ async def remove_objects(image: Image, objects: range, on_progress: OnProgress |
     can be there, the pool is listed, and only what it has is removed: an image of 1 PiB may have
     2**28 objects, and has few.
     """
-    io, window = image.data_io, max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+    io, window = image.data_io, max(1, image.config.get_int("rbd_concurrent_management_ops"))
     snapc = image.header.snap_context
     numbers: Sequence[int] = objects
     vector = await _load_object_map(image)

@@ -35,6 +35,11 @@ class Hold:
         if mutex is not None:
             mutex._released(self)
 
+    @property
+    def alive(self) -> bool:
+        """Whether somebody has it, or waits for it."""
+        return self._mutex is not None
+
     def __enter__(self) -> Hold:
         return self
 
@@ -42,7 +47,7 @@ class Hold:
         self.release()
 
     def __del__(self) -> None:
-        mutex = self._mutex
+        mutex, self._mutex = self._mutex, None  # for who looks now: references to us are still good
         if mutex is not None and not mutex._client.closed and not mutex._client.forked:
             # at any instruction, whatever locks this thread holds: only leave a note
             mutex._client.driver.defer(mutex._advance)
@@ -62,8 +67,8 @@ class Mutex:
 
     @property
     def locked(self) -> bool:
-        holder = self._holder
-        return holder is not None and holder() is not None
+        holder = None if self._holder is None else self._holder()
+        return holder is not None and holder.alive
 
     async def acquire(self) -> Hold:
         hold = Hold(self)
@@ -84,12 +89,14 @@ class Mutex:
         """Gives the mutex to the next, if nobody has it."""
         chosen: Event[None] | None = None
         with self._lock:
-            if self._holder is None or self._holder() is None:
+            holder = None if self._holder is None else self._holder()
+            if holder is None or not holder.alive:
                 self._holder = None
                 while self._queue and chosen is None:
-                    event, hold = self._queue.popleft()
-                    if hold() is not None:
-                        self._holder, chosen = hold, event
+                    event, waiting = self._queue.popleft()
+                    hold = waiting()
+                    if hold is not None and hold.alive:
+                        self._holder, chosen = waiting, event
         if chosen is not None:
             chosen.set_result(None)
 

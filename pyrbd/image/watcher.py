@@ -334,7 +334,7 @@ class Watcher:
         """
         request_id = AsyncRequestId(self.client_id, number)
         asked = self._asked[request_id] = _Asked(self.client)
-        patience = self.client.config.get_float("rbd_request_timed_out_seconds")
+        patience = self.image.config.get_float("rbd_request_timed_out_seconds")
         try:
             answer = await self.notify_owner(payload.replace(async_request_id=request_id))
             while asked.result is None:
@@ -363,7 +363,7 @@ class Watcher:
         image = self.image
         number = next_request_id()
         message = notify.encode_message(notify.Quiesce(AsyncRequestId(self.client_id, number)))
-        attempts = self.client.config.get_int("rbd_quiesce_notification_attempts")
+        attempts = self.image.config.get_int("rbd_quiesce_notification_attempts")
         result = -errno.ETIMEDOUT
         for attempt in range(1, attempts + 1):
             done = await self.client.watches.gather(image.io, image.header_oid, message, notify.NOTIFY_TIMEOUT_MS)

@@ -45,8 +45,8 @@ class Completion:
         self._outcome: Callable[[Pending[Any]], Any] | None = None
         self._return_value = 0
         self._complete = False
-        self._answer = _held_lock()
-        self._called = _held_lock()
+        self._answer = held_lock()
+        self._called = held_lock()
         if oncomplete is not None or onsafe is not None:
             client.driver.expect_calls()
 
@@ -106,7 +106,7 @@ class Completion:
                 self._client.attend(pending)
             except Error:
                 pass  # the return value says it
-        _pass(self._answer)
+        pass_gate(self._answer)
 
     def wait_for_safe(self) -> None:
         """The same."""
@@ -115,7 +115,7 @@ class Completion:
     def wait_for_complete_and_cb(self) -> int:
         """Returns when the operation has been answered and the callbacks have returned."""
         self.wait_for_complete()
-        _pass(self._called)
+        pass_gate(self._called)
         return 0
 
     def wait_for_safe_and_cb(self) -> int:
@@ -127,14 +127,14 @@ class Completion:
         return self._return_value
 
 
-def _held_lock() -> _thread.LockType:
+def held_lock() -> _thread.LockType:
     """A gate: who passes waits until it is released, once. Cheaper than an Event."""
     lock = _thread.allocate_lock()
     lock.acquire()
     return lock
 
 
-def _pass(gate: _thread.LockType) -> None:
+def pass_gate(gate: _thread.LockType) -> None:
     gate.acquire()
     gate.release()
 
@@ -211,4 +211,4 @@ class Finisher:
             thread.join(timeout)
 
 
-__all__ = ["Completion", "Finisher"]
+__all__ = ["Completion", "Finisher", "held_lock", "pass_gate"]

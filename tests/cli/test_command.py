@@ -92,7 +92,7 @@ def test_create_resize_move_remove(
     assert pyrbd("create", name, "--size", "10M", "--object-size", "64K")[0] == 0
     both("info", name)
     assert pyrbd("create", name, "--size", "10M")[0] == 17
-    assert pyrbd("create", name + "x", "-s", "1", "--image-feature", "layering,exclusive-lock")[0] == 38
+    assert pyrbd("create", name + "x", "-s", "1", "--image-feature", "exclusive-lock,journaling")[0] == 38
     assert pyrbd("resize", name, "-s", "20M")[0] == 0
     both("info", name)
     assert pyrbd("resize", name, "-s", "1M")[0] == 22
@@ -142,7 +142,7 @@ def rados_objects(ioctx: rados.Ioctx, prefix: str) -> list[str]:
 
 def test_a_failed_import_leaves_no_image(name: str, pyrbd: Callable[..., tuple[int, bytes, str]], rbd_cli: Run) -> None:
     assert pyrbd("import", "/etc", name)[0] == 21
-    assert pyrbd("import", "/dev/null", name, "--image-feature", "journaling")[0] == 38
+    assert pyrbd("import", "/dev/null", name, "--image-feature", "exclusive-lock,journaling")[0] == 38
     assert name not in rbd_cli("ls").decode().split()
 
 

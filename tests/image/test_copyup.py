@@ -123,7 +123,7 @@ def test_images_of_format_1(ioctx: rados.Ioctx, name: str, rbd_cli: Run, monkeyp
     try:
         data = os.urandom(2 * MIB)
         with rbd.Image(ioctx, name) as image:
-            assert (image.size(), image.stat()["order"], image.id()) == (5 * MIB, 20, "")
+            assert (image.size(), image.stat()["order"], image.old_format()) == (5 * MIB, 20, True)
             image.write(data, MIB // 2)
             rbd_cli("snap", "create", "--no-progress", f"{name}@old")
             image.write(b"x" * 100, MIB)

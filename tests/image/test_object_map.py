@@ -215,6 +215,33 @@ def test_overlapping_updates_take_turns(ioctx: rados.Ioctx, tracked: str) -> Non
         assert m.valid
 
 
+def test_after_an_interrupt_states_are_told_anew(ioctx: rados.Ioctx, tracked: str) -> None:
+    """An interrupt comes where a coroutine waits; whether its request was done is not known then."""
+    run = ioctx._client.run
+
+    def interrupted(coro: Any) -> None:
+        coro.send(None)
+        with pytest.raises(KeyboardInterrupt):
+            coro.throw(KeyboardInterrupt)
+
+    with owned(ioctx, tracked) as (image, m):
+        run(m.update(0, 10, EXISTS))
+        interrupted(m.update(2, 4, PENDING))
+        interrupted(m.update(20, 22, EXISTS))
+        assert m.may_exist(2) and m.may_exist(20)
+        run(m.update(0, 22, EXISTS))
+        assert stored(ioctx, image)[:22] == states(m)[:22] == [EXISTS] * 22
+        snap_id = make_snapshot(ioctx, image, "s")
+        interrupted(m.snap_add(snap_id))  # where it reads
+        assert states(m)[:22] == [EXISTS] * 22
+        run(m.snap_add(snap_id))
+        run(m.update(5, 6, EXISTS))
+        interrupted(m.rollback(snap_id))
+        interrupted(m.replace(BitVector(40, EXISTS)))
+        run(m.update(0, 40, EXISTS))
+        assert stored(ioctx, image) == states(m) == [EXISTS] * 40 and m.valid
+
+
 def test_the_lock_of_a_former_owner_is_broken_and_his_changes_fail(
     ioctx: rados.Ioctx, conf: str, tracked: str, rbd_cli: Run
 ) -> None:
