@@ -96,6 +96,7 @@ RETRY_DELAY = 1.0
 """Seconds until an owner that could not be asked is asked again."""
 OWNER_PATIENCE = 10.0
 """Seconds (`client_notify_timeout`) until an owner that said yes is asked again."""
+_HANDOVER_RECHECK = 0.02
 _EXIT_PATIENCE = 3.0
 _GRANT_PATIENCE = 1.0
 """Seconds that a release waits for those to go on who have waited for the lock."""
@@ -429,6 +430,9 @@ class ExclusiveLock:
     async def _take(self, cookie: str) -> bool:
         """managed_lock/AcquireRequest.cc. False when another client has the lock and is alive."""
         io, oid = self.image.io, self.image.header_oid
+        while any(other is not self and other.holds(self.client, cookie) for other in list(_held)):
+            # The feature went and came back: the OSD would take us for the one who is still giving the lock up.
+            await self._pause(_HANDOVER_RECHECK, Event(self.client.driver))
         while True:
             try:
                 await io.operate(oid, cls_lock.lock(RBD_LOCK_NAME, cls_lock.LOCK_EXCLUSIVE, cookie, WATCHER_LOCK_TAG))

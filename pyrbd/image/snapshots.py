@@ -512,11 +512,13 @@ async def _execute_rollback(image: Image, name: str, report: Report) -> None:
             await resize.set_size(image, snap.info.image_size, _unheard)
         numbers = await _rolled_back(image, snap)
         if image.object_map is not None:
-            await image.object_map.rollback(snap.id)
+            await image.object_map.begin_rollback(snap.id)
         io, snapc = image.data_io, image.header.snap_context
         request = ObjectOperation().rollback(snap.id)
         start = lambda n: io.submit(image.object_name(n), request, snapc=snapc)  # noqa: E731
         await each(image, numbers, start, report)
+        if image.object_map is not None:
+            await image.object_map.rollback(snap.id)
         await image.refresh()
     await image.header_changed()
 
