@@ -5,7 +5,9 @@ Byte by byte it is asked of the objects, which know for each snapshot what the n
 whole objects it comes from the object maps, where the image has fast-diff and they are to be believed.
 
 An OSD tells of snapshots that were removed until it has trimmed them, so a diff may have extents that were
-written and written back, or were the same all the time; it never lacks one that has changed.
+written and written back, or were the same all the time; it never lacks one that has changed. One by fast-diff
+does, as librbd's: a hole that came from cutting the image off, if there is a snapshot of the smaller image and it has
+grown again since.
 """
 
 from __future__ import annotations
@@ -85,6 +87,16 @@ async def diff_iterate(
 
     if from_id != end_id and length:
         await _Diff(image, from_id, offset, offset + length, include_parent, whole_object).run(emit)
+
+
+async def periods_with_data(image: Image) -> Iterable[int]:
+    """The periods (object sets, by number and ascending) of what is open in which there may be data, of its own or
+    the parent's."""
+    if not image.size:
+        return []
+    diff = _Diff(image, 0, 0, image.size, True, False)
+    await diff._find_existing()
+    return diff._candidates()
 
 
 class _Diff:

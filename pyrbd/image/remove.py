@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from ..denc import Encoder
 from ..errors import DecodeError
 from ..log import Log
-from ..msgr.types import HObject
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from . import cls_rbd, features, object_map, trash
@@ -24,6 +23,7 @@ from .clone import detach_child
 from .errors import Error, ImageBusy, ImageHasSnapshots, ImageMemberOfGroup, ImageNotFound, OSError, make_ex
 from .exclusive_lock import STANDARD
 from .image import Image
+from .listing import LIST_INSTEAD, existing_objects
 from .metadata import load_pool_config
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 _log = Log("image")
 
-LIST_INSTEAD = 1 << 15
-"""From so many possible objects on, those that exist are looked up before they are removed."""
 OnProgress = Callable[[int, int], "int | None"]
 
 
@@ -230,7 +228,7 @@ async def remove_objects(image: Image, objects: range, on_progress: OnProgress |
     if vector is not None and vector.size >= objects.stop:
         numbers = list(vector.nonzero(objects.start, objects.stop))
     elif len(objects) > LIST_INSTEAD:
-        numbers = [n for n in await _existing_objects(image) if n in objects]
+        numbers = await existing_objects(image, objects)
     pending: deque[Completion[OpReply]] = deque()
     total, finished = len(numbers), 0
     removal = ObjectOperation().remove()
@@ -262,18 +260,6 @@ async def _load_object_map(image: Image) -> BitVector | None:
     except (rados.ObjectNotFound, rados.InvalidArgumentError, DecodeError) as e:
         _log.info("%r: its object map is of no use: %s", image, e)
         return None
-
-
-async def _existing_objects(image: Image) -> list[int]:
-    """The numbers of the data objects that the pool has."""
-    prefix = image.header.raw.object_prefix + "."
-    cursor = HObject()
-    found = []
-    while not cursor.max:
-        page = await image.data_io.list_page(cursor)
-        cursor = page.handle
-        found += [int(e.oid[len(prefix) :], 16) for e in page.entries if e.oid.startswith(prefix)]
-    return sorted(found)
 
 
 async def _gone(completion: Completion[OpReply]) -> None:

@@ -12,7 +12,7 @@ import errno
 import struct
 from typing import TYPE_CHECKING, Any
 
-from ..denc import Decoder, Encoder, Struct, s64, string, u32
+from ..denc import Decoder, Encoder
 from ..log import Log
 from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
@@ -22,6 +22,7 @@ from .bulk import Report, change_header, each
 from .cls_rbd import ParentSpec, SnapNamespace, SnapshotInfo
 from .errors import FunctionNotSupported, ImageBusy, ImageExists, ImageNotFound, InvalidArgument, ReadOnlyImage, make_ex
 from .groups import RBD_GROUP_DIRECTORY
+from .listing import LIST_INSTEAD, existing_objects
 from .object_map import ObjectMap
 from .remove import OnProgress
 
@@ -511,11 +512,13 @@ async def _execute_rollback(image: Image, name: str, report: Report) -> None:
             await resize.set_size(image, snap.info.image_size, _unheard)
         numbers = await _rolled_back(image, snap)
         if image.object_map is not None:
-            await image.object_map.rollback(snap.id)
+            await image.object_map.begin_rollback(snap.id)
         io, snapc = image.data_io, image.header.snap_context
         request = ObjectOperation().rollback(snap.id)
         start = lambda n: io.submit(image.object_name(n), request, snapc=snapc)  # noqa: E731
         await each(image, numbers, start, report)
+        if image.object_map is not None:
+            await image.object_map.rollback(snap.id)
         await image.refresh()
     await image.header_changed()
 
@@ -528,53 +531,39 @@ async def _rolled_back(image: Image, snap: Snap) -> Collection[int]:
     """The objects that may be there, now or at the snapshot."""
     everything = range(image.layout.num_objects(snap.info.image_size))
     head = image.object_map
-    if head is None or not head.valid or object_map.flags(image, snap.id) & object_map.OBJECT_MAP_INVALID:
-        return everything
-    old = await ObjectMap.open(image, snap.id)
-    if old is None or not old.valid:
-        return everything
-    return sorted({*head.vector.nonzero(0, len(everything)), *old.vector.nonzero(0, len(everything))})
+    if head is not None and head.valid and not object_map.flags(image, snap.id) & object_map.OBJECT_MAP_INVALID:
+        old = await ObjectMap.open(image, snap.id)
+        if old is not None and old.valid:
+            return sorted({*head.vector.nonzero(0, len(everything)), *old.vector.nonzero(0, len(everything))})
+    return await existing_objects(image, everything) if len(everything) > LIST_INSTEAD else everything
 
 
 # ---------------------------------------------------------------- details of what users did not make
 
 
-class _GroupNamespace(Struct):
-    """cls::rbd::GroupSnapshotNamespace."""
-
-    group_pool: s64
-    group_id: string
-    group_snapshot_id: string
-
-
-class _TrashNamespace(Struct):
-    """cls::rbd::TrashSnapshotNamespace."""
-
-    original_name: string
-    original_type: u32
-
-
 async def group_namespace(image: Image, snap_id: int) -> dict[str, Any]:
     """{pool, name, snap_name} of the group that a snapshot belongs to: its pool's id, its name, and that of its
     snapshot. ImageNotFound (ENOENT); InvalidArgument (EINVAL) for another kind of snapshot."""
-    detail = _GroupNamespace.decode(_detail(image, snap_id, cls_rbd.SNAP_NAMESPACE_GROUP))
-    io = image.io.with_pool(detail.group_pool)
+    d = _detail(image, snap_id, cls_rbd.SNAP_NAMESPACE_GROUP)
+    pool_id, group_id, group_snapshot_id = d.s64(), d.string(), d.string()
+    io = image.io.with_pool(pool_id)
     try:
-        name = Decoder(await io.call(RBD_GROUP_DIRECTORY, "rbd", "dir_get_name", _string(detail.group_id))).string()
-        oid = _GROUP_HEADER_PREFIX + detail.group_id
-        data = await io.call(oid, "rbd", "group_snap_get_by_id", _string(detail.group_snapshot_id))
+        name = Decoder(await io.call(RBD_GROUP_DIRECTORY, "rbd", "dir_get_name", _string(group_id))).string()
+        oid = _GROUP_HEADER_PREFIX + group_id
+        data = await io.call(oid, "rbd", "group_snap_get_by_id", _string(group_snapshot_id))
     except rados.Error as e:
         raise make_ex(-(e.errno or errno.EIO), f"the group of snapshot {snap_id} of image {image.name}: {e}") from e
     _, body = Decoder(data).envelope(1, "GroupSnapshot")
     body.string()  # its id
-    return {"pool": detail.group_pool, "name": name, "snap_name": body.string()}
+    return {"pool": pool_id, "name": name, "snap_name": body.string()}
 
 
 def trash_namespace(image: Image, snap_id: int) -> dict[str, Any]:
     """{original_namespace_type, original_name} of a removed snapshot that clones keep. ImageNotFound (ENOENT);
     InvalidArgument (EINVAL) for another kind of snapshot."""
-    detail = _TrashNamespace.decode(_detail(image, snap_id, cls_rbd.SNAP_NAMESPACE_TRASH))
-    return {"original_namespace_type": detail.original_type, "original_name": detail.original_name}
+    d = _detail(image, snap_id, cls_rbd.SNAP_NAMESPACE_TRASH)
+    name, kind = d.string(), d.u32()
+    return {"original_namespace_type": kind, "original_name": name}
 
 
 def mirror_namespace(image: Image, snap_id: int) -> dict[str, Any]:

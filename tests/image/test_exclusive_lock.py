@@ -10,7 +10,9 @@ import hashlib
 import json
 import random
 import shutil
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +24,7 @@ from pyrbd import rados, rbd
 from pyrbd.errors import DecodeError
 from pyrbd.image import advisory, exclusive_lock, notify
 from pyrbd.image.exclusive_lock import ExclusiveLock, decode_cookie, encode_cookie
-
-from .peers import Failed, Peer, until
+from tests.image.peers import Failed, Peer, until
 
 Run = Callable[..., bytes]
 MIB = 1 << 20
@@ -282,7 +283,7 @@ globals()["work"] = work
 
 
 def test_handover_with_rbd_bench(ioctx: rados.Ioctx, conf: str, locked: str, rbd_cli: Run) -> None:
-    """`rbd bench` writes the first half, we the second; both go on all the time."""
+    """`rbd bench` and we write to the same image all the time, each at places of its own."""
     if shutil.which("rbd") is None:
         pytest.skip("rbd is not installed")
     with rbd.Image(ioctx, locked) as image:
@@ -290,20 +291,20 @@ def test_handover_with_rbd_bench(ioctx: rados.Ioctx, conf: str, locked: str, rbd
         args = ["--io-type", "write", "--io-size", "4K", "--io-threads", "4", "--io-total", "12M"]
         bench = subprocess.Popen(["rbd", "-c", conf, "bench", *args, locked], stdout=subprocess.PIPE)
         written: dict[int, bytes] = {}
-        ours = i = 0
+        taken = i = 0
         owner = True
         while bench.poll() is None:
-            at = 32 * MIB + (i % 4096) * 4096
+            at = 40 * MIB + (i % 1024) * 4096
             data = hashlib.sha256(b"%d" % i).digest() * 128
             image.write(data, at)
             written[at] = data
             i += 1
-            ours += not owner
+            taken += lock_of(image).owner and not owner
             owner = lock_of(image).owner
         output = bench.communicate()[0].decode()
         assert bench.returncode == 0
         assert "ops: 3072" in output, output
-        assert i > 10
+        assert i > 10, f"{i} writes of ours, the lock came to us {taken} times"
         for at, data in written.items():
             assert image.read(at, 4096) == data
     check_object_map(rbd_cli, locked)
@@ -372,11 +373,15 @@ def test_other_modes_are_refused(ioctx: rados.Ioctx, locked: str, mode: int) -> 
         image._run(advisory.lock_acquire(image._core, mode), "locking")
 
 
-def test_image_without_the_feature(image: rbd.Image) -> None:
-    for call in (advisory.lock_acquire(image._core, 0), advisory.lock_get_owners(image._core)):
+def test_image_without_the_feature(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
+    rbd_cli("create", "--size", "1M", "--image-feature", "layering", name)
+    with rbd.Image(ioctx, name) as image:
+        core = image._core
         with pytest.raises(rbd.InvalidArgument):
-            image._run(call, "locking")  # type: ignore[arg-type]
-    assert image._run(advisory.is_exclusive_lock_owner(image._core), "asking") is False
+            image._run(advisory.lock_acquire(core, 0), "locking")
+        with pytest.raises(rbd.InvalidArgument):
+            image._run(advisory.lock_get_owners(core), "asking")
+        assert image._run(advisory.is_exclusive_lock_owner(core), "asking") is False
 
 
 # ---------------------------------------------------------------- adversity
@@ -535,6 +540,47 @@ def test_image_that_nobody_closed(ioctx: rados.Ioctx, locked: str, rbd_cli: Run)
     rbd_cli("bench", "--io-type", "write", "--io-size", "4K", "--io-total", "4K", locked)
 
 
+def test_program_that_closes_nothing(conf: str, locked: str, rbd_cli: Run) -> None:
+    """As it ends, it gives the lock up: nobody has to wait for its watch, and fence it."""
+    code = f"""
+from pyrbd import rados, rbd
+cluster = rados.Rados(conffile={conf!r}); cluster.connect()
+image = rbd.Image(cluster.open_ioctx("rbd"), {locked!r})
+image.write(b"x", 0)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    assert lockers(rbd_cli, locked) == []
+    check_object_map(rbd_cli, locked)
+
+
+def test_shutdown_while_another_thread_waits(conf: str, locked: str) -> None:
+    with Peer(conf, librbd=True) as peer:
+        peer.do(f"image = rbd.Image(ioctx, {locked!r})")
+        peer.begin("image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE) or time.sleep(3)")
+        cluster = rados.Rados(conffile=conf)
+        cluster.connect()
+        image = rbd.Image(cluster.open_ioctx("rbd"), locked)
+        until(lambda: image._run(advisory.lock_get_owners(image._core), "asking"), "the peer has the lock")
+        peer.process.send_signal(signal.SIGSTOP)  # so that it answers nothing
+        errors: list[BaseException] = []
+
+        def write() -> None:
+            try:
+                image.write(b"x", 0)
+            except BaseException as e:
+                errors.append(e)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        until(lambda: lock_of(image).state == exclusive_lock.WAITING, "it waits")
+        cluster.shutdown()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert isinstance(errors[0], rbd.ConnectionShutdown), errors
+        peer.process.send_signal(signal.SIGCONT)
+        peer.end()
+
+
 def test_close_while_another_thread_waits(ioctx: rados.Ioctx, conf: str, locked: str) -> None:
     with Peer(conf, librbd=True) as peer:
         peer.do(f"image = rbd.Image(ioctx, {locked!r})")
@@ -568,7 +614,7 @@ def test_asyncio_hands_over_too(conf: str, locked: str, rbd_cli: Run) -> None:
     async def scenario() -> None:
         async with aio.Rados(conffile=conf) as cluster:
             io = await cluster.open_ioctx("rbd")
-            async with await aio.Image.open(io, locked) as image:
+            async with aio.Image(io, locked) as image:
                 for i in range(5):
                     await image.write(bytes([i]) * 4096, 4096 * i)
                     args = ("bench", "--io-type", "write", "--io-size", "4K", "--io-total", "4K", locked)
