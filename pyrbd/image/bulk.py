@@ -23,7 +23,7 @@ _BYTES = 64 << 20
 
 def window(image: Image, bytes_each: int = 0) -> int:
     """How many objects to work on at a time: `rbd_concurrent_management_ops`, fewer when each takes much memory."""
-    wanted = max(1, image.client.config.get_int("rbd_concurrent_management_ops"))
+    wanted = max(1, image.config.get_int("rbd_concurrent_management_ops"))
     return min(wanted, max(2, _BYTES // bytes_each)) if bytes_each else wanted
 
 

@@ -100,7 +100,7 @@ async def _copy_data(image: Image, dest: Image, size: int, on_progress: OnProgre
     offsets: list[int] = []
     for n in await periods_with_data(image):
         offsets += range(n * period, min((n + 1) * period, size), chunk)
-    at_a_time = max(2, min(image.client.config.get_int("rbd_concurrent_management_ops"), _BYTES // chunk))
+    at_a_time = max(2, min(image.config.get_int("rbd_concurrent_management_ops"), _BYTES // chunk))
     done = 0
 
     async def one(offset: int) -> None:

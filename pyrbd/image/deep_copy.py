@@ -193,7 +193,7 @@ class _Copy:
         dest = self.dest
         with await self._have_operations(), await dest.writes.block():
             await self._make_snapshots()
-            size = max([self.image.header.size, *[s.info.image_size for s in self.image.header.snaps]])
+            size = max(s.size for s in self.states)
             objects = range(dest.layout.num_objects(size))
             self.maps = [BitVector(dest.layout.num_objects(s.size)) for s in self.states]
             numbers = await self._candidates(objects)
@@ -277,10 +277,9 @@ class _Copy:
         """The numbers of the copy's objects that may have to be written."""
         image, dest = self.image, self.dest
         own: Collection[int] | None = await self._known_by_maps()
-        if own is None and len(self.states) == 1 and self.states[0].id == NOSNAP:
-            everything = range(image.layout.num_objects(image.header.size))
-            if len(everything) > LIST_INSTEAD:
-                own = await existing_objects(image, everything)
+        everything = range(image.layout.num_objects(max(s.size for s in self.states)))
+        if own is None and len(everything) > LIST_INSTEAD:
+            own = await existing_objects(image, everything)
         if own is None:
             return objects
         found: set[int] = set()

@@ -22,6 +22,7 @@ from .bulk import Report, change_header, each
 from .cls_rbd import ParentSpec, SnapNamespace, SnapshotInfo
 from .errors import FunctionNotSupported, ImageBusy, ImageExists, ImageNotFound, InvalidArgument, ReadOnlyImage, make_ex
 from .groups import RBD_GROUP_DIRECTORY
+from .listing import LIST_INSTEAD, existing_objects
 from .object_map import ObjectMap
 from .remove import OnProgress
 
@@ -528,12 +529,11 @@ async def _rolled_back(image: Image, snap: Snap) -> Collection[int]:
     """The objects that may be there, now or at the snapshot."""
     everything = range(image.layout.num_objects(snap.info.image_size))
     head = image.object_map
-    if head is None or not head.valid or object_map.flags(image, snap.id) & object_map.OBJECT_MAP_INVALID:
-        return everything
-    old = await ObjectMap.open(image, snap.id)
-    if old is None or not old.valid:
-        return everything
-    return sorted({*head.vector.nonzero(0, len(everything)), *old.vector.nonzero(0, len(everything))})
+    if head is not None and head.valid and not object_map.flags(image, snap.id) & object_map.OBJECT_MAP_INVALID:
+        old = await ObjectMap.open(image, snap.id)
+        if old is not None and old.valid:
+            return sorted({*head.vector.nonzero(0, len(everything)), *old.vector.nonzero(0, len(everything))})
+    return await existing_objects(image, everything) if len(everything) > LIST_INSTEAD else everything
 
 
 # ---------------------------------------------------------------- details of what users did not make
