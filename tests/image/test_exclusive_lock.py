@@ -22,7 +22,7 @@ import pytest
 
 from pyrbd import rados, rbd
 from pyrbd.errors import DecodeError
-from pyrbd.image import advisory, exclusive_lock, notify
+from pyrbd.image import exclusive_lock, notify
 from pyrbd.image.exclusive_lock import ExclusiveLock, decode_cookie, encode_cookie
 from tests.image.peers import Failed, Peer, until
 
@@ -315,7 +315,6 @@ def test_handover_with_rbd_bench(ioctx: rados.Ioctx, conf: str, locked: str, rbd
 
 def test_acquired_lock_is_kept(ioctx: rados.Ioctx, conf: str, locked: str, rbd_cli: Run) -> None:
     with rbd.Image(ioctx, locked) as image, Peer(conf, librbd=True) as peer:
-        core = image._core
         image.lock_acquire(0)
         assert image.is_exclusive_lock_owner()
         peer.do(f"image = rbd.Image(ioctx, {locked!r})")
@@ -342,7 +341,6 @@ def test_acquired_lock_is_kept(ioctx: rados.Ioctx, conf: str, locked: str, rbd_c
 
 def test_lock_that_librbd_keeps(ioctx: rados.Ioctx, conf: str, locked: str) -> None:
     with Peer(conf, librbd=True) as peer, rbd.Image(ioctx, locked) as image:
-        core = image._core
         peer.do(f"image = rbd.Image(ioctx, {locked!r})")
         peer.do("image.lock_acquire(rbd.RBD_LOCK_MODE_EXCLUSIVE)")
         with pytest.raises(rbd.ReadOnlyImage) as refused:
@@ -376,7 +374,6 @@ def test_other_modes_are_refused(ioctx: rados.Ioctx, locked: str, mode: int) -> 
 def test_image_without_the_feature(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
     rbd_cli("create", "--size", "1M", "--image-feature", "layering", name)
     with rbd.Image(ioctx, name) as image:
-        core = image._core
         with pytest.raises(rbd.InvalidArgument):
             image.lock_acquire(0)
         with pytest.raises(rbd.InvalidArgument):
@@ -437,7 +434,6 @@ def test_client_that_was_fenced_writes_no_more(conf: str, ioctx: rados.Ioctx, lo
 
 def test_lock_is_broken_by_its_owners_address(conf: str, ioctx: rados.Ioctx, locked: str) -> None:
     with Peer(conf, librbd=True) as peer, rbd.Image(ioctx, locked) as image:
-        core = image._core
         with pytest.raises(rbd.ImageNotFound):
             image.lock_break(0, "127.0.0.1:0/1")
         peer.do(f"image = rbd.Image(ioctx, {locked!r})")
