@@ -23,7 +23,7 @@ def plain(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> str:
 
 
 def call(image: rbd.Image, coro: Any) -> Any:
-    return image._run(coro, "locking")
+    return image._run(coro)
 
 
 def test_shape_is_that_of_librbds_binding(ioctx: rados.Ioctx, conf: str, plain: str) -> None:
@@ -114,7 +114,7 @@ def test_break_lock_without_blocklisting(conf: str, plain: str, librbd: bool) ->
     ):
         core = image._core
         peer.do(f"image = rbd.Image(ioctx, {plain!r})")
-        take = "image.lock_exclusive('x')" if librbd else "image._run(a.lock_exclusive(image._core, 'x'), '')"
+        take = "image.lock_exclusive('x')" if librbd else "image._run(a.lock_exclusive(image._core, 'x'))"
         if not librbd:
             peer.do("import pyrbd.image.advisory as a")
         peer.do(take)
