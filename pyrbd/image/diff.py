@@ -5,9 +5,9 @@ Byte by byte it is asked of the objects, which know for each snapshot what the n
 whole objects it comes from the object maps, where the image has fast-diff and they are to be believed.
 
 An OSD tells of snapshots that were removed until it has trimmed them, so a diff may have extents that were
-written and written back, or were the same all the time; it never lacks one that has changed. One by fast-diff
-does, as librbd's: a hole that came from cutting the image off, if there is a snapshot of the smaller image and it has
-grown again since.
+written and written back, or were the same all the time; it never lacks one that has changed. librbd's fast-diff does:
+it forgets a hole that came from cutting the image off, if there is a snapshot of the smaller image and it has grown
+again since. Ours tells it.
 """
 
 from __future__ import annotations
@@ -152,7 +152,8 @@ class _Diff:
             return None
         objects = self.objects()
         base = objects.start & ~3
-        states = BitVector()
+        states, before = BitVector(), BitVector()
+        smallest = objects.stop
         pending: deque[tuple[int, Completion[BitVector]]] = deque()
         left = deque(ids)
         while left or pending:
@@ -179,10 +180,14 @@ class _Diff:
             part = vector.part(base, min(count, objects.stop))
             states.resize(part.size)
             if snap_id == self.from_id:
-                states = part
+                states, before = part, part.copy()
                 states.apply(0, states.size, (_HOLE, _DATA, _DATA_UPDATED, _DATA))
             else:
                 states.fold(part, _LAST if snap_id == self.end_id else _BETWEEN)
+                smallest = min(smallest, base + part.size)
+        for n in before.nonzero(smallest - base, min(before.size, states.size)):
+            if states[n] == _HOLE:  # it was cut off in between
+                states[n] = _HOLE_UPDATED
         if await _flags_now(image, ids) & object_map.FAST_DIFF_INVALID:
             return None
         return base, states
