@@ -267,18 +267,24 @@ async def _afterwards(image: Image, request: ObjectWrite) -> None:
 
 async def copyup(image: Image, object_no: int) -> None:
     """Copies the parent's data of an object up, unless the object is there; for flatten."""
-    if object_overlap(image, object_no):
-        await _copyup(image, None, object_no)
-
-
-async def _copyup(image: Image, request: ObjectWrite | None, object_no: int = 0) -> None:
-    """Copies an object up and does what was to be done with it."""
-    if request is not None:
-        object_no = request.object_no
+    if not object_overlap(image, object_no):
+        return
     with await image.copyup_lock(object_no):
-        await _copyup_locked(image, request, object_no)
-    if request is not None:
-        await _afterwards(image, request)
+        if image.object_map is None or image.object_map.may_exist(object_no):
+            try:
+                await image.data_io.submit(image.object_name(object_no), ObjectOperation().stat())
+            except rados.ObjectNotFound:
+                pass
+            else:
+                return  # and the object maps are as they should be
+        await _copyup_locked(image, None, object_no)
+
+
+async def _copyup(image: Image, request: ObjectWrite) -> None:
+    """Copies an object up and does what was to be done with it."""
+    with await image.copyup_lock(request.object_no):
+        await _copyup_locked(image, request, request.object_no)
+    await _afterwards(image, request)
 
 
 async def _copyup_locked(image: Image, request: ObjectWrite | None, object_no: int) -> None:

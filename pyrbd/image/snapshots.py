@@ -204,8 +204,6 @@ async def remove(image: Image, snapshot: str | int, flags: int = 0, on_progress:
         ImageNotFound (ENOENT); ImageBusy (EBUSY): it is protected, or in the trash and has clones; ReadOnlyImage
         (EROFS); FunctionNotSupported (ENOSYS): a feature, by name; a snapshot of mirroring.
     """
-    if not flags:
-        _check_writable(image)
     await image.current()
     snap = image.find_snapshot(snapshot)
     if flags & RBD_SNAP_REMOVE_FLATTEN:

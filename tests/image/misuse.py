@@ -679,7 +679,7 @@ CLONES = [
     "[child.get_parent_image_spec()[k] for k in ('pool_name', 'pool_namespace', 'snap_name')]",
     "child.get_parent_image_spec()['image_name'] == name",
     "child.op_features()",
-    "image.op_features()",
+    "fresh(lambda i: i.op_features())",
     "image.list_children() == [('rbd', new)]",
     "[(sorted(c), c['pool'], c['image'] == new, c['trash']) for c in image.list_children2()]",
     "[c['image'] == new for c in image.list_descendants()]",

@@ -362,3 +362,57 @@ def test_detaching_and_attaching_again(ioctx: rados.Ioctx, parent: str, rbd_cli:
         run(ioctx, source.close())
         run(ioctx, child.close())
         run(ioctx, directory.remove(io, child_name))
+
+
+def test_a_snapshot_in_the_trash_goes_with_its_last_child(ioctx: rados.Ioctx, parent: str, rbd_cli: Run) -> None:
+    io = ioctx._io
+    for child in ("-c1", "-c2"):
+        run(ioctx, clone.clone(io, parent, "t", io, parent + child, format=2))
+    rbd_cli("snap", "rm", "--no-progress", f"{parent}@t")
+    kinds = [s["namespace"]["type"] for s in json.loads(rbd_cli("snap", "ls", "--all", "--format", "json", parent))]
+    assert kinds == ["user", "trash"]
+    run(ioctx, directory.remove(io, parent + "-c1"))
+    assert len(json.loads(rbd_cli("snap", "ls", "--all", "--format", "json", parent))) == 2
+    run(ioctx, directory.remove(io, parent + "-c2"))
+    assert len(json.loads(rbd_cli("snap", "ls", "--all", "--format", "json", parent))) == 1
+    assert json.loads(rbd_cli("info", "--format", "json", parent))["op_features"] == []
+    rbd_cli("object-map", "check", "--no-progress", parent)
+
+
+def test_a_parent_in_the_trash_goes_with_its_last_child(conf: str, parent: str, rbd_cli: Run) -> None:
+    """Its snapshots are in the trash: without the option it stays, with it it is gone when nobody needs it."""
+    with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as ioctx:
+        io = ioctx._io
+        parent_id = image_id_of(ioctx, parent)
+        run(ioctx, clone.clone(io, parent, "t", io, parent + "-c", format=2))
+        rbd_cli("snap", "unprotect", f"{parent}@s")
+        rbd_cli("snap", "purge", "--no-progress", parent)
+        with pytest.raises(rbd.ImageHasSnapshots):
+            run(ioctx, directory.remove(io, parent))
+        assert parent in run(ioctx, directory.list_images(io))
+        cluster.conf_set("rbd_move_parent_to_trash_on_remove", "true")
+        run(ioctx, directory.remove(io, parent))
+        assert parent not in run(ioctx, directory.list_images(io))
+        assert run(ioctx, trash.get(io, parent_id)).source == trash.TRASH_IMAGE_SOURCE_USER_PARENT
+        image = run(ioctx, Image.open(io, parent + "-c", read_only=True))
+        assert image.parent is not None and image.parent.id == parent_id
+        run(ioctx, image.close())
+        run(ioctx, directory.remove(io, parent + "-c"))
+        assert not [o.key for o in ioctx.list_objects() if parent_id in o.key]
+        assert all(e.id != parent_id for e in run(ioctx, trash.entries(io)))
+
+
+def test_an_image_with_only_a_trashed_snapshot_is_removed(ioctx: rados.Ioctx, parent: str, rbd_cli: Run) -> None:
+    """A child that went without taking its snapshot with it (an older client) does not keep the parent."""
+    io = ioctx._io
+    run(ioctx, clone.clone(io, parent, "t", io, parent + "-c", format=2))
+    rbd_cli("snap", "unprotect", f"{parent}@s")
+    rbd_cli("snap", "purge", "--no-progress", parent)
+    child = run(ioctx, Image.open(io, parent + "-c"))
+    spec = child.header.parent
+    assert spec is not None
+    run(ioctx, io.operate("rbd_header." + spec.image_id, clone._child_request("child_detach", spec.snap_id, child)))
+    run(ioctx, child.close())
+    run(ioctx, directory.remove(io, parent))
+    assert not [o.key for o in ioctx.list_objects() if spec.image_id in o.key]
+    run(ioctx, directory.remove(io, parent + "-c"))

@@ -43,7 +43,7 @@ def ask(image: rbd.Image, payload: Request, on_progress: Callable[[int, int], in
     async def here(progress: operation.Progress) -> None:
         raise AssertionError("the operation was done by ourselves")
 
-    image._client.run(operation.invoke(image._core, payload, here, on_progress))
+    image._run(operation.invoke(image._core, payload, here, on_progress))
 
 
 def info(rbd_cli: Run, name: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_librbd_does_it_for_us(ioctx: rados.Ioctx, locked: str, owner: Peer, rbd
         ask(image, notify.SnapCreate("two"))
         assert [s["name"] for s in json.loads(rbd_cli("snap", "ls", "--format", "json", locked))] == ["one", "two"]
         ask(image, notify.SnapRemove("one"))
-        image._client.run(image._core.current())
+        image._run(image._core.current())
         (snap,) = image._core.header.snaps
         assert snap.name == "two"
         ask(image, notify.SnapRemove("two"))
@@ -150,10 +150,10 @@ def test_we_do_it_where_nobody_owns_the_lock(ioctx: rados.Ioctx, locked: str) ->
 
         calls: list[tuple[int, int]] = []
         run = operation.invoke(image._core, notify.Resize(1), here, lambda *a: calls.append(a))
-        assert image._client.run(run) == "done"
+        assert image._run(run) == "done"
         assert calls == [(1, 2)]
         with pytest.raises(rbd.OperationCanceled):
-            image._client.run(operation.invoke(image._core, notify.Resize(1), here, lambda *a: -1))
+            image._run(operation.invoke(image._core, notify.Resize(1), here, lambda *a: -1))
         assert not image._core.operations.locked
 
 
@@ -166,11 +166,11 @@ def test_what_needs_no_lock_leaves_it_with_its_owner(ioctx: rados.Ioctx, locked:
 
     with rbd.Image(ioctx, locked) as image:
         for payload in (notify.SnapProtect("s"), notify.SnapUnprotect("s"), notify.SnapRename(1, "s")):
-            image._client.run(operation.invoke(image._core, payload, here))
+            image._run(operation.invoke(image._core, payload, here))
         assert len(done) == 3
         assert owner.do("image.is_exclusive_lock_owner()") is True
         # what is not asked of others takes the lock
-        image._client.run(operation.invoke(image._core, None, here))
+        image._run(operation.invoke(image._core, None, here))
         assert len(done) == 4
         assert owner.do("image.is_exclusive_lock_owner()") is False
 
@@ -180,7 +180,7 @@ def test_read_only_images_refuse(ioctx: rados.Ioctx, locked: str) -> None:
         raise AssertionError
 
     with rbd.Image(ioctx, locked, read_only=True) as image, pytest.raises(rbd.ReadOnlyImage):
-        image._client.run(operation.invoke(image._core, notify.Resize(1), here))
+        image._run(operation.invoke(image._core, notify.Resize(1), here))
 
 
 def test_owner_that_was_killed_does_nothing_for_us(
@@ -196,7 +196,7 @@ def test_owner_that_was_killed_does_nothing_for_us(
             async def here(progress: operation.Progress) -> str:
                 return "done here"
 
-            assert image._client.run(operation.invoke(image._core, notify.SnapCreate("s"), here)) == "done here"
+            assert image._run(operation.invoke(image._core, notify.SnapCreate("s"), here)) == "done here"
     finally:
         ceph_cli("config", "rm", "osd", "osd_client_watch_timeout")
 
@@ -262,7 +262,7 @@ def test_we_flatten_for_librbd(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> N
             image.write(before[:1], 0)
             rbd_cli("flatten", "--no-progress", child)
             assert image._core.lock is not None and image._core.lock.owner
-            image._client.run(image._core.current())
+            image._run(image._core.current())
             assert image._core.parent is None
         assert "parent" not in info(rbd_cli, child)
         assert rbd_cli("export", "--no-progress", child, "-") == before
@@ -387,7 +387,7 @@ def test_operation_stops_when_another_client_wants_the_lock(
 
         def work() -> None:
             payload = notify.MetadataUpdate("who", "the new owner")
-            results.append(image._client.run(operation.invoke(image._core, payload, slow)))
+            results.append(image._run(operation.invoke(image._core, payload, slow)))
 
         thread = threading.Thread(target=work)
         thread.start()

@@ -38,7 +38,7 @@ from .steps import (
 )
 
 PROGRAM = str(Path(__file__).with_name("client.py"))
-HANG = 90.0
+HANG = 180.0
 PROFILE = "model-profile"
 UNOPENED = ("create", "open", "close", "remove", "rename", "trash_move", "trash_restore", "trash_remove", "clone")
 """Steps that are not done through an image that the client has open."""
