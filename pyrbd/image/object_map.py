@@ -103,16 +103,26 @@ async def load(io: IoContext, image_id: str, snap_id: int = NOSNAP) -> BitVector
     return BitVector.decode(await io.call(object_map_object(image_id, snap_id), "rbd", "object_map_load"))
 
 
+def check_object_count(image: Image) -> dict[int, int]:
+    """How many objects the maps of the head and of the snapshots tell of.
+
+    Raises:
+        InvalidArgument: they are too many.
+    """
+    sizes = {NOSNAP: image.header.size, **{s.id: s.info.image_size for s in image.header.snaps}}
+    counts = {snap_id: image.layout.num_objects(size) for snap_id, size in sizes.items()}
+    if max(counts.values()) > MAX_OBJECT_COUNT:
+        raise InvalidArgument(f"image {image.name} has too many objects for an object map", errno.EINVAL)
+    return counts
+
+
 async def create_object_maps(image: Image) -> None:
     """Makes maps of the head and all snapshots in which no object exists (object_map::CreateRequest).
 
     Raises:
         InvalidArgument: the image has too many objects.
     """
-    sizes = {NOSNAP: image.header.size, **{s.id: s.info.image_size for s in image.header.snaps}}
-    counts = {snap_id: image.layout.num_objects(size) for snap_id, size in sizes.items()}
-    if max(counts.values()) > MAX_OBJECT_COUNT:
-        raise InvalidArgument(f"image {image.name} has too many objects for an object map", errno.EINVAL)
+    counts = check_object_count(image)
     await in_window(
         image, ((object_map_object(image.id, snap_id), resize_operation(n)) for snap_id, n in counts.items())
     )
