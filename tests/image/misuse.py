@@ -669,8 +669,9 @@ TRASH = [
     "(ioctx.set_namespace(new), R.list(ioctx))",
     "R.create(ioctx, 'i', 1)",
     "rbd.Image(ioctx, 'i')",
-    "R.namespace_create(ioctx, 'x')",
+    "R.namespace_create(ioctx, new + 'y')",
     "ioctx.set_namespace('')",
+    "R.namespace_remove(ioctx, new + 'y')",
 ]
 
 CLONES = [
