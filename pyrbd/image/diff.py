@@ -5,7 +5,9 @@ Byte by byte it is asked of the objects, which know for each snapshot what the n
 whole objects it comes from the object maps, where the image has fast-diff and they are to be believed.
 
 An OSD tells of snapshots that were removed until it has trimmed them, so a diff may have extents that were
-written and written back, or were the same all the time; it never lacks one that has changed.
+written and written back, or were the same all the time; it never lacks one that has changed. One by fast-diff
+does, as librbd's: a hole that came from cutting the image off, if there is a snapshot of the smaller image and it has
+grown again since.
 """
 
 from __future__ import annotations

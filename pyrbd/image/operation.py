@@ -21,7 +21,7 @@ from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
 from . import features, notify
 from .cls_rbd import SNAP_NAMESPACE_TRASH, SNAP_NAMESPACE_USER
-from .errors import ConnectionShutdown, ImageNotFound, OSError, ReadOnlyImage, make_ex
+from .errors import ImageBusy, ImageNotFound, OSError, ReadOnlyImage, make_ex
 from .watcher import next_request_id
 
 if TYPE_CHECKING:
@@ -132,9 +132,7 @@ async def invoke(
                     await lock.acquire_now()
                 else:
                     await lock.try_acquire()
-            except ConnectionShutdown:
-                raise
-            except OSError as e:
+            except ImageBusy as e:
                 raise ReadOnlyImage(f"image {image.name}: {e.message}", errno.EROFS) from e
             if image.lock is not lock:
                 continue
@@ -169,7 +167,7 @@ async def _run(image: Image, local: Local[T], on_progress: Callable[[int, int], 
 
     def progress(done: int, total: int) -> int:
         report(on_progress, done, total)
-        if locked and lock is not None and lock.giving_up:
+        if done < total and locked and lock is not None and lock.giving_up:
             raise Restart(f"image {image.name}: another client wants the exclusive lock")
         return 0
 

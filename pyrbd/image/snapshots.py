@@ -204,8 +204,6 @@ async def remove(image: Image, snapshot: str | int, flags: int = 0, on_progress:
         ImageNotFound (ENOENT); ImageBusy (EBUSY): it is protected, or in the trash and has clones; ReadOnlyImage
         (EROFS); FunctionNotSupported (ENOSYS): a feature, by name; a snapshot of mirroring.
     """
-    if not flags:
-        _check_writable(image)
     await image.current()
     snap = image.find_snapshot(snapshot)
     if flags & RBD_SNAP_REMOVE_FLATTEN:
@@ -512,11 +510,13 @@ async def _execute_rollback(image: Image, name: str, report: Report) -> None:
             await resize.set_size(image, snap.info.image_size, _unheard)
         numbers = await _rolled_back(image, snap)
         if image.object_map is not None:
-            await image.object_map.rollback(snap.id)
+            await image.object_map.begin_rollback(snap.id)
         io, snapc = image.data_io, image.header.snap_context
         request = ObjectOperation().rollback(snap.id)
         start = lambda n: io.submit(image.object_name(n), request, snapc=snapc)  # noqa: E731
         await each(image, numbers, start, report)
+        if image.object_map is not None:
+            await image.object_map.rollback(snap.id)
         await image.refresh()
     await image.header_changed()
 
