@@ -89,14 +89,20 @@ async def diff_iterate(
         await _Diff(image, from_id, offset, offset + length, include_parent, whole_object).run(emit)
 
 
-async def periods_with_data(image: Image) -> Iterable[int]:
-    """The periods (object sets, by number and ascending) of what is open in which there may be data, of its own or
+async def pieces_with_data(image: Image, size: int) -> list[Interval]:
+    """The pieces of what is open, ascending and of at most `size` bytes each, in which there may be data, of its own or
     the parent's."""
     if not image.size:
         return []
     diff = _Diff(image, 0, 0, image.size, True, False)
     await diff._find_existing()
-    return diff._candidates()
+    shown = 0 if diff.parent is None else diff.parent.end
+    return [
+        (at, min(end, at + size))
+        for start, end in diff._periods(diff._candidates())
+        for at in range(start, end, size)
+        if at < shown or any(diff._may_exist(e.object_no) for e in image.layout.map(at, min(end, at + size) - at))
+    ]
 
 
 class _Diff:
