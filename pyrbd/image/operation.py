@@ -95,6 +95,8 @@ async def invoke(
     payload: Request | None,
     local: Local[T],
     on_progress: Callable[[int, int], int | None] | None = None,
+    *,
+    ask: bool = True,
 ) -> T | None:
     """Does a maintenance operation where it belongs.
 
@@ -107,6 +109,7 @@ async def invoke(
             That function may raise, at any call: what was done so far must be in order then.
         on_progress: told (done, total), also when it is done elsewhere; a negative result cancels. What the
             owner of the lock does for us it finishes all the same.
+        ask: the owner of the lock for it, where there is no payload; else the lock is taken from nobody.
     Returns:
         what `local` gave; None when another client did it.
     Raises:
@@ -116,7 +119,7 @@ async def invoke(
     from .directory import report
 
     number = next_request_id()
-    take_lock = payload is None
+    take_lock = payload is None and ask
     serving = _serving.get()
     while True:
         await image.current()
@@ -146,6 +149,8 @@ async def invoke(
         if serving:
             raise Restart(f"image {image.name}: this client does not own the exclusive lock any more")
         if payload is None:
+            if not ask:
+                raise ReadOnlyImage(f"image {image.name}: another client owns its exclusive lock", errno.EROFS)
             continue
         take_lock = False
         result = await image.watcher.request(payload, number, lambda done, total: report(on_progress, done, total))

@@ -492,13 +492,13 @@ async def rollback(image: Image, name: str, on_progress: OnProgress | None = Non
             mixture of both.
     Raises:
         ImageNotFound (ENOENT); ReadOnlyImage (EROFS): it is open read-only or at a snapshot, or somebody else has the
-        exclusive lock and does not give it up; FunctionNotSupported (ENOSYS); OperationCanceled.
+        exclusive lock, which is not asked for; FunctionNotSupported (ENOSYS); OperationCanceled.
     """
     await image.current()
     if image.read_only or image.snap_id != NOSNAP:
         raise ReadOnlyImage(f"image {image.name} was opened read-only, or at a snapshot", errno.EROFS)
     image.find_snapshot(name)
-    await operation.invoke(image, None, lambda report: _execute_rollback(image, name, report), on_progress)
+    await operation.invoke(image, None, lambda report: _execute_rollback(image, name, report), on_progress, ask=False)
 
 
 async def _execute_rollback(image: Image, name: str, report: Report) -> None:

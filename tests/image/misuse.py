@@ -575,6 +575,7 @@ POOL = [
     "R.clone(ioctx, name, 's', ioctx, new, 1, 22, 7, 2)",
     "R.clone(ioctx, name, 's', ioctx, new, 1, data_pool=5)",
     "R.clone(ioctx, name, 's', ioctx, new, 1, data_pool='no-such-pool')",
+    "R.clone(ioctx, name, 's', 'x', new, 1)",
     "R.clone(ioctx, name)",
     "exists(new)",
     "R.features_to_string(0)",
@@ -668,8 +669,9 @@ TRASH = [
     "(ioctx.set_namespace(new), R.list(ioctx))",
     "R.create(ioctx, 'i', 1)",
     "rbd.Image(ioctx, 'i')",
-    "R.namespace_create(ioctx, 'x')",
+    "R.namespace_create(ioctx, new + 'y')",
     "ioctx.set_namespace('')",
+    "R.namespace_remove(ioctx, new + 'y')",
 ]
 
 CLONES = [
