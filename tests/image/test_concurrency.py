@@ -234,7 +234,7 @@ def test_cancelled_tasks(conf: str, ioctx: rados.Ioctx, wide: str, rbd_cli: Run)
                             cancelled += 1
         return cancelled
 
-    assert asyncio.run(main()) > 20
+    assert asyncio.run(asyncio.wait_for(main(), 60)) > 20
     with rbd.Image(ioctx, wide, read_only=True) as image:
         found = generations(image.read(0, SIZE))
         assert all(g in m for g, m in zip(found, may))
