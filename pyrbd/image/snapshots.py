@@ -18,10 +18,12 @@ from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from . import clone, cls_rbd, features, notify, object_map, operation, resize
+from .bit_vector import PairTable
 from .bulk import Report, change_header, each
 from .cls_rbd import ParentSpec, SnapNamespace, SnapshotInfo
 from .errors import FunctionNotSupported, ImageBusy, ImageExists, ImageNotFound, InvalidArgument, ReadOnlyImage, make_ex
 from .groups import RBD_GROUP_DIRECTORY
+from .io import OBJECT_EXISTS, OBJECT_NONEXISTENT
 from .listing import LIST_INSTEAD, existing_objects
 from .object_map import ObjectMap
 from .remove import OnProgress
@@ -511,12 +513,12 @@ async def _execute_rollback(image: Image, name: str, report: Report) -> None:
         if image.header.size != snap.info.image_size:
             await resize.set_size(image, snap.info.image_size, _unheard)
         numbers = await _rolled_back(image, snap)
-        if image.object_map is not None:
-            await image.object_map.rollback(snap.id)
         io, snapc = image.data_io, image.header.snap_context
         request = ObjectOperation().rollback(snap.id)
         start = lambda n: io.submit(image.object_name(n), request, snapc=snapc)  # noqa: E731
         await each(image, numbers, start, report)
+        if image.object_map is not None:
+            await image.object_map.rollback(snap.id)
         await image.refresh()
     await image.header_changed()
 
@@ -526,14 +528,24 @@ def _unheard(done: int, total: int) -> int:
 
 
 async def _rolled_back(image: Image, snap: Snap) -> Collection[int]:
-    """The objects that may be there, now or at the snapshot."""
+    """The objects that may be there, now or at the snapshot. The head's map tells of all of them from now on, as long
+    as the image is a mixture of both."""
     everything = range(image.layout.num_objects(snap.info.image_size))
     head = image.object_map
-    if head is not None and head.valid and not object_map.flags(image, snap.id) & object_map.OBJECT_MAP_INVALID:
+    if head is not None:
         old = await ObjectMap.open(image, snap.id)
         if old is not None and old.valid:
-            return sorted({*head.vector.nonzero(0, len(everything)), *old.vector.nonzero(0, len(everything))})
+            both = head.vector.copy()
+            both.fold(old.vector, _EITHER)
+            await head.replace(both)
+            if head.valid:
+                return list(both.nonzero(0, len(everything)))
+        else:
+            await head.update(0, head.size, OBJECT_EXISTS)
     return await existing_objects(image, everything) if len(everything) > LIST_INSTEAD else everything
+
+
+_EITHER = PairTable(lambda a, b: OBJECT_EXISTS if a or b else OBJECT_NONEXISTENT)
 
 
 # ---------------------------------------------------------------- details of what users did not make
