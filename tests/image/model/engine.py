@@ -622,7 +622,7 @@ class Engine:
             what = f"the diff of {image.name} from {frm} to {to} (parent {parent}, whole {whole})"
             for attempt in range(12):
                 found = [self.call(c, "diff", self.handle(c, image.uid), 0, size, frm, to, parent, whole) for c in able]
-                if len(found) < 2 or found[0] == found[1] or (not whole and self.as_newer(able, *found)):
+                if len(found) < 2 or found[0] == found[1] or self.as_newer(able, whole, *found):
                     break
                 time.sleep(0.25 * attempt)  # it changes while OSDs trim removed snapshots
             else:
@@ -631,16 +631,19 @@ class Engine:
                 if parent or image.parent is None or frm is not None:
                     self.check_diff(f"{what} by {self.roles[c]}", extents, contents[frm] if frm else b"", contents[to])
 
-    def as_newer(self, able: list[int], *found: list[tuple[int, int, bool]]) -> bool:
+    def as_newer(self, able: list[int], whole: bool, *found: list[tuple[int, int, bool]]) -> bool:
         """Whether the diffs differ only in that librbd of 16.2 reports what was written beyond the end
-        that an object was then cut to, and later ones do not (`calc_snap_set_diff`)."""
+        that an object was then cut to, and with whole objects that it was cut, and later ones do not
+        (`calc_snap_set_diff`, `ObjectListSnapsRequest`)."""
         if {self.roles[c] for c in able} != {"pyrbd", "librbd"}:
             return False
         ours, theirs = found if self.roles[able[0]] == "pyrbd" else found[::-1]
         more = bytearray(max([o + n for o, n, _ in (*ours, *theirs)], default=0))
         for offset, length, _ in theirs:
             more[offset : offset + length] = b"\1" * length
-        return all(0 not in more[o : o + n] for o, n, _ in ours)
+        return all(0 not in more[o : o + n] for o, n, _ in ours) and (
+            not whole or sum(n for _, n, _ in ours) == sum(n for _, n, _ in theirs)
+        )
 
     def check_diff(self, what: str, extents: list[tuple[int, int, bool]], before: bytes, after: bytes) -> None:
         made = bytearray(before[: len(after)] + bytes(max(0, len(after) - len(before))))
