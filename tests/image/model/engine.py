@@ -112,7 +112,7 @@ class Remote:
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
-        self.process.wait()
+        self._ended()
 
     def stop(self, timeout: float = HANG) -> None:
         """Lets it close what is open and end; kills it when it does not."""
@@ -125,6 +125,16 @@ class Remote:
                 stacks = self.stacks()
                 self.kill()
                 raise Died(f"{self.role} does not end:\n{stacks}") from None
+        self._ended()
+
+    def _ended(self) -> None:
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.errors):
+            assert file is not None
+            try:
+                file.close()
+            except BrokenPipeError:
+                pass
 
     def stacks(self) -> str:
         """What its threads are doing, and what it has printed."""
