@@ -49,6 +49,65 @@ def test_an_image(conf: str, name: str, rbd_cli: Callable[..., bytes]) -> None:
     assert name + "-b" not in rbd_cli("ls").decode().split()
 
 
+def test_the_rest_of_an_image(conf: str, name: str, rbd_cli: Callable[..., bytes]) -> None:
+    """A call of each room: they are the same coroutines as the blocking door runs."""
+
+    async def work(ioctx: aio.Ioctx) -> None:
+        images, child = aio.RBD(), name + "-child"
+        await images.create(ioctx, name, 8 * MIB, order=20)
+        async with aio.Image(ioctx, name) as image:
+            await image.write(b"old", 0)
+            await image.create_snap("s")
+            await image.write(b"new", 0)
+            assert [s["name"] for s in await image.list_snaps()] == ["s"]
+            extents: list[tuple[int, int, bool]] = []
+            await image.diff_iterate(0, 8 * MIB, "s", lambda *e: extents.append(e))
+            assert extents == [(0, 3, True)]
+            with pytest.raises(ZeroDivisionError):
+                await image.diff_iterate(0, 8 * MIB, None, lambda *e: 1 // 0)
+            await image.set_snap("s")
+            assert await image.read(0, 3) == b"old"
+            await image.set_snap(None)
+            await image.protect_snap("s")
+            await images.clone(ioctx, name, "s", ioctx, child, clone_format=1)
+            assert await image.list_children() == [("rbd", child)]
+            async with aio.Image(ioctx, child) as clone:
+                assert (await clone.get_parent_image_spec())["snap_name"] == "s"
+                done: list[tuple[int, int]] = []
+                await clone.flatten(lambda *p: done.append(p))
+                assert done and await clone.read(0, 3) == b"old"
+            await image.rollback_to_snap("s")
+            assert await image.read(0, 3) == b"old"
+            await image.unprotect_snap("s")
+            await image.remove_snap("s")
+            await image.metadata_set("k", "v")
+            assert await image.metadata_list() == [("k", "v")]
+            with pytest.raises(KeyError):
+                await image.metadata_get("no-such-key")
+            await image.config_set("rbd_cache", "false")
+            assert await image.config_get("rbd_cache") == "false"
+            assert await image.is_exclusive_lock_owner()
+            assert [o["mode"] for o in await image.lock_get_owners()] == [rbd.RBD_LOCK_MODE_EXCLUSIVE]
+            await image.rebuild_object_map()
+            await image.update_features(rbd.RBD_FEATURE_FAST_DIFF, False)
+            assert not image.features() & rbd.RBD_FEATURE_OBJECT_MAP
+            assert len(await image.watchers_list()) == 1
+            await image.copy(ioctx, name + "-copy")
+        await images.trash_move(ioctx, name + "-copy")
+        (trashed,) = [t for t in await images.trash_list(ioctx) if t["name"] == name + "-copy"]
+        await images.trash_remove(ioctx, trashed["id"])
+        await images.namespace_create(ioctx, name)
+        assert await images.namespace_exists(ioctx, name)
+        await images.namespace_remove(ioctx, name)
+        await images.remove(ioctx, child)
+        assert (await images.pool_stats_get(ioctx))["image_count"] >= 1
+        with pytest.raises(rbd.FunctionNotSupported, match="mirror_mode_get"):
+            images.mirror_mode_get(ioctx)  # type: ignore[attr-defined]
+
+    on_loop(work, conf)
+    assert name in rbd_cli("ls").decode().split()
+
+
 def test_many_at_once(conf: str, name: str) -> None:
     async def work(ioctx: aio.Ioctx) -> None:
         await aio.RBD().create(ioctx, name, 16 * MIB, order=20)

@@ -12,7 +12,7 @@ from ..rados.operations import ObjectOperation
 from . import create, features, metadata
 from . import io as rw
 from .bulk import change_header, each
-from .diff import periods_with_data
+from .diff import pieces_with_data
 from .directory import report
 from .errors import FunctionNotSupported
 from .image import Image
@@ -95,25 +95,22 @@ async def copy_metadata(image: Image, dest: Image) -> None:
 
 
 async def _copy_data(image: Image, dest: Image, size: int, on_progress: OnProgress | None) -> None:
-    period = image.layout.period
-    chunk = min(period, _CHUNK) if image.layout.simple else period
-    offsets: list[int] = []
-    for n in await periods_with_data(image):
-        offsets += range(n * period, min((n + 1) * period, size), chunk)
+    chunk = min(image.layout.period, _CHUNK)
+    pieces = dict(await pieces_with_data(image, chunk))
     at_a_time = max(2, min(image.config.get_int("rbd_concurrent_management_ops"), _BYTES // chunk))
     done = 0
 
     async def one(offset: int) -> None:
         nonlocal done
-        await _copy_chunk(image, dest, offset, min(chunk, size - offset))
+        await _copy_chunk(image, dest, offset, pieces[offset] - offset)
         done = max(done, offset)
 
     def tell(finished: int, total: int) -> int:
         report(on_progress, size if finished == total else done, size)
         return 0
 
-    await each(image, offsets, lambda offset: image.client.spawn(one(offset)), tell, at_a_time)
-    if not offsets and size:
+    await each(image, pieces, lambda offset: image.client.spawn(one(offset)), tell, at_a_time)
+    if not pieces and size:
         report(on_progress, size, size)
 
 

@@ -219,10 +219,8 @@ async def create_v2(
         undo: gets what takes the steps back; whoever calls does that after a failure.
     """
     if features_wanted is None:
-        bits = features.for_new_image(features.features_from_string(options.get("rbd_default_features") or "0"))
-        bits &= features.WRITABLE
-    else:
-        bits = features.for_new_image(features_wanted)
+        features_wanted = features.features_from_string(options.get("rbd_default_features") or "")
+    bits = features.for_new_image(features_wanted)
     order = order or options.get_int("rbd_default_order")
     stripe_unit = stripe_unit or options.get_int("rbd_default_stripe_unit")
     stripe_count = stripe_count or options.get_int("rbd_default_stripe_count")

@@ -5,7 +5,9 @@ Byte by byte it is asked of the objects, which know for each snapshot what the n
 whole objects it comes from the object maps, where the image has fast-diff and they are to be believed.
 
 An OSD tells of snapshots that were removed until it has trimmed them, so a diff may have extents that were
-written and written back, or were the same all the time; it never lacks one that has changed.
+written and written back, or were the same all the time; it never lacks one that has changed. librbd's fast-diff does:
+it forgets a hole that came from cutting the image off, if there is a snapshot of the smaller image and it has grown
+again since. Ours tells it.
 """
 
 from __future__ import annotations
@@ -87,14 +89,20 @@ async def diff_iterate(
         await _Diff(image, from_id, offset, offset + length, include_parent, whole_object).run(emit)
 
 
-async def periods_with_data(image: Image) -> Iterable[int]:
-    """The periods (object sets, by number and ascending) of what is open in which there may be data, of its own or
+async def pieces_with_data(image: Image, size: int) -> list[Interval]:
+    """The pieces of what is open, ascending and of at most `size` bytes each, in which there may be data, of its own or
     the parent's."""
     if not image.size:
         return []
     diff = _Diff(image, 0, 0, image.size, True, False)
     await diff._find_existing()
-    return diff._candidates()
+    shown = 0 if diff.parent is None else diff.parent.end
+    return [
+        (at, min(end, at + size))
+        for start, end in diff._periods(diff._candidates())
+        for at in range(start, end, size)
+        if at < shown or any(diff._may_exist(e.object_no) for e in image.layout.map(at, min(end, at + size) - at))
+    ]
 
 
 class _Diff:
@@ -150,7 +158,8 @@ class _Diff:
             return None
         objects = self.objects()
         base = objects.start & ~3
-        states = BitVector()
+        states, before = BitVector(), BitVector()
+        smallest = objects.stop
         pending: deque[tuple[int, Completion[BitVector]]] = deque()
         left = deque(ids)
         while left or pending:
@@ -177,10 +186,14 @@ class _Diff:
             part = vector.part(base, min(count, objects.stop))
             states.resize(part.size)
             if snap_id == self.from_id:
-                states = part
+                states, before = part, part.copy()
                 states.apply(0, states.size, (_HOLE, _DATA, _DATA_UPDATED, _DATA))
             else:
                 states.fold(part, _LAST if snap_id == self.end_id else _BETWEEN)
+                smallest = min(smallest, base + part.size)
+        for n in before.nonzero(smallest - base, min(before.size, states.size)):
+            if states[n] == _HOLE:  # it was cut off in between
+                states[n] = _HOLE_UPDATED
         if await _flags_now(image, ids) & object_map.FAST_DIFF_INVALID:
             return None
         return base, states

@@ -12,7 +12,7 @@ from ..denc import Decoder
 from ..log import Log
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
-from . import cls_rbd, features, trash
+from . import cls_rbd, features, notify, operation, trash
 from .create import check_name, create, exists, validate_pool
 from .errors import ImageExists, ImageNotFound, InvalidArgument, OutOfRangeArgument
 from .image import Image
@@ -96,7 +96,7 @@ async def rename(io: IoContext, source: str, dest: str) -> None:
         features.check_manageable(image.header.features, image.header.raw.op_features, source)
         if await exists(io, dest):
             raise ImageExists(f"error renaming image {source} to {dest}", errno.EEXIST)
-        await rename_open(image, dest)
+        await operation.invoke(image, notify.Rename(dest), lambda _: rename_open(image, dest))
     finally:
         await image.close()
 

@@ -26,6 +26,7 @@ apart; others only put an order into the queue and wait.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import time
 import weakref
@@ -42,6 +43,7 @@ from ..rados.operations import ObjectOperation
 from .cls_rbd import ListWatchResponse
 from .errors import ConnectionShutdown, ImageBusy, OSError, ReadOnlyImage, make_ex
 from .notify import AcquiredLock, ReleasedLock, RequestLock
+from .watcher import Waiter
 
 if TYPE_CHECKING:
     from ..rados.client import Client
@@ -94,7 +96,8 @@ RETRY_DELAY = 1.0
 """Seconds until an owner that could not be asked is asked again."""
 OWNER_PATIENCE = 10.0
 """Seconds (`client_notify_timeout`) until an owner that said yes is asked again."""
-_RECHECK = 0.5
+_HANDOVER_RECHECK = 0.02
+_EXIT_PATIENCE = 3.0
 _GRANT_PATIENCE = 1.0
 """Seconds that a release waits for those to go on who have waited for the lock."""
 
@@ -182,22 +185,15 @@ async def break_locker(image: Image, locker: Locker, force: bool = False) -> boo
     return True
 
 
-class _Waiter(Event[None]):
+class _Waiter(Waiter):
     """Somebody who waits until an order is carried out."""
 
-    __slots__ = ("_client", "resumed")
+    __slots__ = ("resumed",)
 
     def __init__(self, client: Client) -> None:
-        super().__init__(client.driver, deadline=time.monotonic() + _RECHECK)
-        self._client = client
+        super().__init__(client)
         self.resumed: Event[None] = Event(client.driver)
         """He has gone on."""
-
-    def expire(self) -> None:
-        if self._client.closed:
-            self.set_error(ConnectionShutdown("the client was shut down", errno.ESHUTDOWN))
-        else:
-            self.deadline = time.monotonic() + _RECHECK
 
 
 class ExclusiveLock:
@@ -398,6 +394,8 @@ class ExclusiveLock:
 
     def _to(self, state: str) -> None:
         if state != self.state:
+            if self.state == CLOSED:  # abandoned, while an order was carried out
+                raise self._closed_error()
             assert state in TRANSITIONS[self.state], f"{self.state} -> {state}"
             self.state = state
             self.owner = state in _OWNER
@@ -425,12 +423,16 @@ class ExclusiveLock:
                 asked += 1
             await self._acquired(cookie)
         except BaseException:
-            self._to(UNLOCKED if self.state != CLOSED else CLOSED)
+            if self.state != CLOSED:
+                self._to(UNLOCKED)
             raise
 
     async def _take(self, cookie: str) -> bool:
         """managed_lock/AcquireRequest.cc. False when another client has the lock and is alive."""
         io, oid = self.image.io, self.image.header_oid
+        while any(other is not self and other.holds(self.client, cookie) for other in list(_held)):
+            # The feature went and came back: the OSD would take us for the one who is still giving the lock up.
+            await self._pause(_HANDOVER_RECHECK, Event(self.client.driver))
         while True:
             try:
                 await io.operate(oid, cls_lock.lock(RBD_LOCK_NAME, cls_lock.LOCK_EXCLUSIVE, cookie, WATCHER_LOCK_TAG))
@@ -492,16 +494,16 @@ class ExclusiveLock:
     async def _acquired(self, cookie: str) -> None:
         self.cookie = cookie
         _held.add(self)
-        self._to(POST_ACQUIRING)
         try:
             if self._closing:
                 raise self._closed_error()
+            self._to(POST_ACQUIRING)
             await self.image.lock_acquired()
+            self._to(LOCKED)
         except BaseException:
             self._unlock_blindly(cookie)
             self._gone()
             raise
-        self._to(LOCKED)
         self.image.watcher.announce_owner(AcquiredLock(self.image.watcher.client_id))
 
     def _gone(self) -> None:
@@ -575,6 +577,24 @@ class ExclusiveLock:
             self._unlock_blindly(self.cookie)
             self._gone()
         self._to(CLOSED)
+
+
+@atexit.register
+def _at_exit() -> None:
+    """Gives up the locks of images that nobody has closed, or others would have to wait until our watch is forgotten,
+    and blocklist us. Runs before clients are shut down."""
+    for lock in list(_held):
+        client = lock.client
+        if client.state != "connected" or client.forked or not client.driver.blocking:
+            continue
+        event: Event[None] = Event(
+            client.driver, deadline=time.monotonic() + _EXIT_PATIENCE, on_expire=lambda: rados.TimedOut("at exit")
+        )
+        try:
+            client.spawn(lock.image.close()).add_done_callback(lambda _, event=event: event.set_result(None))  # type: ignore[misc]
+            client.wait(event)
+        except Exception as e:
+            _log.info("%r: at exit: %s", lock, e)
 
 
 def translate(error: rados.Error, message: str) -> OSError:

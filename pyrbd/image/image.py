@@ -240,7 +240,10 @@ class Image:
         if raw.data_pool_id not in (-1, self.data_io.pool_id):
             self.data_io = self.io.with_pool(raw.data_pool_id)
         if self.snap_id != NOSNAP:
-            self.snap = self.find_snapshot(self.snap_id)
+            try:
+                self.snap = self.find_snapshot(self.snap_id)
+            except ImageNotFound:  # it was removed: the image has nothing until another one is set
+                self.snap = None
 
     def _choose_lock(self) -> None:
         """An image has an exclusive lock if that is one of its features, and it may be written to."""
@@ -410,9 +413,9 @@ class Image:
 
     @property
     def size(self) -> int:
-        """Of the head, or of the snapshot that is open."""
-        if self.snap is not None:
-            return self.snap.info.image_size
+        """Of the head, or of the snapshot that is open; 0 when that was removed."""
+        if self.snap_id != NOSNAP:
+            return self.snap.info.image_size if self.snap is not None else 0
         return self.header.size if self.shrinks_to is None else min(self.header.size, self.shrinks_to)
 
     def object_name(self, object_no: int) -> str:
@@ -423,8 +426,10 @@ class Image:
         """io::util::clip_request: how much of an extent is in the image.
 
         Raises:
-            InvalidArgument: it begins beyond the end.
+            InvalidArgument: it begins beyond the end. ImageNotFound: the snapshot that is open was removed.
         """
+        if self.snap_id != NOSNAP and self.snap is None:
+            raise ImageNotFound(f"the snapshot of image {self.name} was removed", errno.ENOENT)
         if offset < 0 or length < 0 or offset + length >= 1 << 64:
             raise OutOfRangeArgument(f"offset {offset}, length {length}", errno.EINVAL)
         if not length:

@@ -290,10 +290,17 @@ async def _copyup(image: Image, request: ObjectWrite) -> None:
 async def _copyup_locked(image: Image, request: ObjectWrite | None, object_no: int) -> None:
     name = image.object_name(object_no)
     snapc = image.header.snap_context
+    object_map = image.object_map
+    if request is None and object_map is not None and object_map.may_exist(object_no):
+        try:  # what is there already keeps its states in the map
+            await image.data_io.operate(name, ObjectOperation().stat())
+        except rados.ObjectNotFound:
+            pass
+        else:
+            return
     data, extents = await _parent_object(image, object_no)
     if request is None and not extents:
         return
-    object_map = image.object_map
     fast_diff = image.has(features.FAST_DIFF)
     if object_map is not None:
         if extents:

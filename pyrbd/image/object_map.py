@@ -51,7 +51,6 @@ _WINDOW = 8
 _STATES = (OBJECT_NONEXISTENT, OBJECT_EXISTS, OBJECT_PENDING, OBJECT_EXISTS_CLEAN)
 _CLEANED = (OBJECT_NONEXISTENT, OBJECT_EXISTS_CLEAN, OBJECT_PENDING, OBJECT_EXISTS_CLEAN)
 _DIRTIED = (OBJECT_NONEXISTENT, OBJECT_EXISTS, OBJECT_PENDING, OBJECT_EXISTS)
-_ROLLED_BACK = (OBJECT_NONEXISTENT, OBJECT_EXISTS, OBJECT_EXISTS, OBJECT_EXISTS)
 
 
 def _without(state: int, removed: int) -> int:
@@ -59,6 +58,7 @@ def _without(state: int, removed: int) -> int:
 
 
 _SNAP_REMOVED = PairTable(_without)
+_ROLLED_BACK = PairTable(lambda a, b: OBJECT_EXISTS if a or b else OBJECT_NONEXISTENT)
 
 
 def object_map_object(image_id: str, snap_id: int = NOSNAP) -> str:
@@ -103,16 +103,26 @@ async def load(io: IoContext, image_id: str, snap_id: int = NOSNAP) -> BitVector
     return BitVector.decode(await io.call(object_map_object(image_id, snap_id), "rbd", "object_map_load"))
 
 
+def check_object_count(image: Image) -> dict[int, int]:
+    """How many objects the maps of the head and of the snapshots tell of.
+
+    Raises:
+        InvalidArgument: they are too many.
+    """
+    sizes = {NOSNAP: image.header.size, **{s.id: s.info.image_size for s in image.header.snaps}}
+    counts = {snap_id: image.layout.num_objects(size) for snap_id, size in sizes.items()}
+    if max(counts.values()) > MAX_OBJECT_COUNT:
+        raise InvalidArgument(f"image {image.name} has too many objects for an object map", errno.EINVAL)
+    return counts
+
+
 async def create_object_maps(image: Image) -> None:
     """Makes maps of the head and all snapshots in which no object exists (object_map::CreateRequest).
 
     Raises:
         InvalidArgument: the image has too many objects.
     """
-    sizes = {NOSNAP: image.header.size, **{s.id: s.info.image_size for s in image.header.snaps}}
-    counts = {snap_id: image.layout.num_objects(size) for snap_id, size in sizes.items()}
-    if max(counts.values()) > MAX_OBJECT_COUNT:
-        raise InvalidArgument(f"image {image.name} has too many objects for an object map", errno.EINVAL)
+    counts = check_object_count(image)
     await in_window(
         image, ((object_map_object(image.id, snap_id), resize_operation(n)) for snap_id, n in counts.items())
     )
@@ -175,11 +185,10 @@ async def set_flags(image: Image, snap_id: int, new: int, mask: int) -> None:
     _set_known_flags(image, snap_id, flags(image, snap_id) & ~mask | new & mask)
 
 
-async def invalidate(image: Image, snap_id: int = NOSNAP, force: bool = True) -> None:
-    """Flags a map as one not to be believed (object_map::InvalidateRequest).
+async def invalidate(image: Image, snap_id: int = NOSNAP) -> None:
+    """Flags a map as one not to be believed (object_map::InvalidateRequest); that of the head only who owns the
+    exclusive lock, or has compared it with the objects. For an image that is open read-only it stays our secret.
 
-    Args:
-        force: also in the header of an image whose exclusive lock we do not own.
     Raises:
         what made writing the flag impossible: then nothing may be changed that the map does not tell.
     """
@@ -189,8 +198,6 @@ async def invalidate(image: Image, snap_id: int = NOSNAP, force: bool = True) ->
     _log.warning("%r: the object map of snapshot %x is not to be believed from now on", image, snap_id)
     _set_known_flags(image, snap_id, flags(image, snap_id) | bad)
     if image.read_only:
-        return
-    if not force and snap_id == NOSNAP and image.lock is not None and not image.lock.owner:
         return
     try:
         await image.io.operate(image.header_oid, set_flags_operation(snap_id, bad, bad))
@@ -224,8 +231,13 @@ class _Cell:
         if guard is not None:
             guard.release(self)
 
+    @property
+    def alive(self) -> bool:
+        """Whether somebody has it, or waits for it."""
+        return self._guard is not None
+
     def __del__(self) -> None:
-        guard = self._guard
+        guard, self._guard = self._guard, None  # for who looks now: references to us are still good
         if guard is not None and not guard.client.closed and not guard.client.forked:
             guard.client.driver.defer(guard.wake, self.first, self.last)
 
@@ -260,7 +272,7 @@ class _Guard:
             c = other()
             if c is cell:
                 break
-            if c is not None and c.first < cell.last and cell.first < c.last:
+            if c is not None and c.alive and c.first < cell.last and cell.first < c.last:
                 return False
         return True
 
@@ -315,7 +327,7 @@ class ObjectMap:
         count = image.layout.num_objects(size)
         self = cls(image, snap_id, BitVector())
         if count > MAX_OBJECT_COUNT:
-            await invalidate(image, snap_id, force=False)
+            await invalidate(image, snap_id)
             return None
         if snap_id == NOSNAP:
             await self._acquire()
@@ -601,13 +613,21 @@ class ObjectMap:
                     removed.resize(self.vector.size)
                 self.vector.fold(removed, _SNAP_REMOVED)
 
+    async def begin_rollback(self, snap_id: int) -> None:
+        """The image is going to be rolled back to a snapshot, and nothing is written meanwhile: what is in one of both
+        may exist, so that this holds wherever the rollback may end."""
+        await self._roll_back(snap_id, self.vector.copy())
+
     async def rollback(self, snap_id: int) -> None:
-        """The image is going to be rolled back (object_map::SnapshotRollbackRequest), nothing is written meanwhile:
-        what the snapshot has exists in the head, and counts as changed since the last snapshot.
+        """The image was rolled back (object_map::SnapshotRollbackRequest), nothing was written since: what the snapshot
+        has exists in the head, and counts as changed since the last snapshot.
 
         librbd takes over the snapshot's map as it is. Objects that were unchanged before that snapshot, and were
         changed after it, would then seem to be unchanged since the last one.
         """
+        await self._roll_back(snap_id, BitVector())
+
+    async def _roll_back(self, snap_id: int, kept: BitVector) -> None:
         with await self._guard.enter(0, 1 << 64):
             try:
                 vector = await load(self.image.io, self.image.id, snap_id)
@@ -615,10 +635,10 @@ class ObjectMap:
                 if isinstance(e, rados.ConnectionShutdown):
                     raise
                 _log.warning("%r: object map of %x: %s", self.image, snap_id, e)
-                await invalidate(self.image, snap_id, force=False)
+                await invalidate(self.image, snap_id)
                 await invalidate(self.image)
                 return
-            vector.apply(0, vector.size, _ROLLED_BACK)
+            vector.fold(kept, _ROLLED_BACK)
             if flags(self.image, snap_id) & OBJECT_MAP_INVALID:
                 await invalidate(self.image)
             try:

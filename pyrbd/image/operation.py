@@ -21,7 +21,7 @@ from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
 from . import features, notify
 from .cls_rbd import SNAP_NAMESPACE_TRASH, SNAP_NAMESPACE_USER
-from .errors import ConnectionShutdown, ImageNotFound, OSError, ReadOnlyImage, make_ex
+from .errors import ImageBusy, ImageNotFound, OSError, ReadOnlyImage, make_ex
 from .watcher import next_request_id
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ async def invoke(
     payload: Request | None,
     local: Local[T],
     on_progress: Callable[[int, int], int | None] | None = None,
+    *,
+    ask: bool = True,
 ) -> T | None:
     """Does a maintenance operation where it belongs.
 
@@ -107,6 +109,7 @@ async def invoke(
             That function may raise, at any call: what was done so far must be in order then.
         on_progress: told (done, total), also when it is done elsewhere; a negative result cancels. What the
             owner of the lock does for us it finishes all the same.
+        ask: the owner of the lock for it, where there is no payload; else the lock is taken from nobody.
     Returns:
         what `local` gave; None when another client did it.
     Raises:
@@ -116,7 +119,7 @@ async def invoke(
     from .directory import report
 
     number = next_request_id()
-    take_lock = payload is None
+    take_lock = payload is None and ask
     serving = _serving.get()
     while True:
         await image.current()
@@ -132,9 +135,7 @@ async def invoke(
                     await lock.acquire_now()
                 else:
                     await lock.try_acquire()
-            except ConnectionShutdown:
-                raise
-            except OSError as e:
+            except ImageBusy as e:
                 raise ReadOnlyImage(f"image {image.name}: {e.message}", errno.EROFS) from e
             if image.lock is not lock:
                 continue
@@ -148,6 +149,8 @@ async def invoke(
         if serving:
             raise Restart(f"image {image.name}: this client does not own the exclusive lock any more")
         if payload is None:
+            if not ask:
+                raise ReadOnlyImage(f"image {image.name}: another client owns its exclusive lock", errno.EROFS)
             continue
         take_lock = False
         result = await image.watcher.request(payload, number, lambda done, total: report(on_progress, done, total))
@@ -169,7 +172,7 @@ async def _run(image: Image, local: Local[T], on_progress: Callable[[int, int], 
 
     def progress(done: int, total: int) -> int:
         report(on_progress, done, total)
-        if locked and lock is not None and lock.giving_up:
+        if done < total and locked and lock is not None and lock.giving_up:
             raise Restart(f"image {image.name}: another client wants the exclusive lock")
         return 0
 

@@ -20,7 +20,9 @@ from .directory import OnProgress, report
 from .errors import InvalidArgument, ReadOnlyImage
 from .io import OBJECT_EXISTS, OBJECT_EXISTS_CLEAN, OBJECT_NONEXISTENT, OBJECT_PENDING
 from .listing import LIST_INSTEAD, existing_objects
+from .notify import RebuildObjectMap
 from .object_map import ObjectMap
+from .operation import Progress, invoke
 
 if TYPE_CHECKING:
     from ..rados.completion import Completion
@@ -38,26 +40,22 @@ async def rebuild_object_map(image: Image, on_progress: OnProgress | None = None
     Raises:
         InvalidArgument: the image has no object map, or too many objects for one. ReadOnlyImage, OperationCanceled.
     """
-    _check(image)
     if image.snap_id != NOSNAP:
+        await image.current()
         if image.read_only:
             raise ReadOnlyImage(f"image {image.name} was opened read-only", errno.EROFS)
-        await image.current()
-        await _rebuild(image, [image.snap_id], None, on_progress)
-        await image.header_changed()
-        return
-    await image.prepare_write()
-    opened = None
+        with await image.operations.acquire():
+            await _rebuild(image, [image.snap_id], None, on_progress)
+            await image.header_changed()
+    else:
+        await invoke(image, RebuildObjectMap(), lambda progress: _rebuild_head(image, progress), on_progress)
+
+
+async def _rebuild_head(image: Image, progress: Progress) -> None:
+    _check(image)
     if image.object_map is None:
-        opened = image.object_map = await ObjectMap.open(image)
-    try:
-        if image.object_map is None:
-            raise InvalidArgument(f"image {image.name} has too many objects for an object map", errno.EINVAL)
-        await _rebuild(image, [NOSNAP, *[s.id for s in image.header.snaps]], image.object_map, on_progress)
-    finally:
-        if opened is not None:
-            image.object_map = None
-            await opened.close()
+        raise InvalidArgument(f"image {image.name} has too many objects for an object map", errno.EINVAL)
+    await _rebuild(image, [NOSNAP, *[s.id for s in image.header.snaps]], image.object_map, progress)
     await image.header_changed()
 
 
@@ -72,8 +70,14 @@ async def check_object_map(image: Image, on_progress: OnProgress | None = None) 
     Raises:
         InvalidArgument: the image has no object map. OperationCanceled.
     """
+    if image.snap_id != NOSNAP:
+        await image.current()
+        return await _agrees(image, on_progress)
+    return await invoke(image, None, lambda progress: _agrees(image, progress), on_progress) or False
+
+
+async def _agrees(image: Image, on_progress: OnProgress | None) -> bool:
     _check(image)
-    await image.current()
     snap_id = image.snap_id
     known = image.object_map if image.object_map is not None and image.object_map.snap_id == snap_id else None
     stored = known.vector.copy() if known is not None else await object_map.load(image.io, image.id, snap_id)
@@ -99,6 +103,7 @@ def _check(image: Image) -> None:
 
 
 async def _rebuild(image: Image, ids: list[int], head: ObjectMap | None, on_progress: OnProgress | None) -> None:
+    _check(image)
     layout = image.layout
     sizes = {s.id: s.info.image_size for s in image.header.snaps} | {NOSNAP: image.header.size}
     found = {i: BitVector(layout.num_objects(sizes[i])) for i in ids}

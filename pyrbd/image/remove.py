@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING
 from ..denc import Encoder
 from ..errors import DecodeError
 from ..log import Log
-from ..msgr.types import HObject
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from . import cls_rbd, features, object_map, trash
 from .clone import detach_child
 from .errors import Error, ImageBusy, ImageHasSnapshots, ImageMemberOfGroup, ImageNotFound, OSError, make_ex
+from .exclusive_lock import STANDARD
 from .image import Image
+from .listing import LIST_INSTEAD, existing_objects
 from .metadata import load_pool_config
 
 if TYPE_CHECKING:
     from ..rados.completion import Completion
     from ..rados.io import IoContext, OpReply
     from .bit_vector import BitVector
+    from .cls_rbd import WatchItem
 
 _log = Log("image")
 
-LIST_INSTEAD = 1 << 15
-"""From so many possible objects on, those that exist are looked up before they are removed."""
 OnProgress = Callable[[int, int], "int | None"]
 
 
@@ -100,7 +100,8 @@ async def _check_removable(io: IoContext, name: str, image_id: str) -> None:
     """What forbids the removal is found before the image is moved (Image.cc, pre_remove_image)."""
     image = await Image.open(io, name, image_id=image_id, skip_parent=True)
     try:
-        await _pre_remove(image, False)
+        _check_use(image, await image.watchers())
+        await _remove_trashed_snapshots(image)
     finally:
         await image.close()
 
@@ -170,41 +171,44 @@ async def _pre_remove(image: Image, force: bool) -> None:
 
     We look for snapshots and watchers before we ask the lock's owner, so that he is not disturbed for nothing.
     """
+    _check_use(image, await image.watchers())
+    if image.lock is not None:
+        image.lock.policy = STANDARD  # who asks for it while the image goes does not get it
+        try:
+            await image.lock.acquire_now()
+        except (Error, rados.Error) as e:
+            if not force:
+                raise ImageBusy(f"image {image.name}: cannot obtain its exclusive lock: {e}", errno.EBUSY) from e
+        await image.current()
+        _check_use(image, await image.watchers())
+    await _remove_trashed_snapshots(image)
+
+
+def _check_use(image: Image, watchers: list[WatchItem]) -> None:
     header, name = image.header, image.name
     features.check_manageable(header.features, header.raw.op_features, name)
-    _check_snapshots(image)
-    watchers = await image.watchers()
+    if any(s.info.namespace.type != cls_rbd.SNAP_NAMESPACE_TRASH for s in header.snaps):
+        raise ImageHasSnapshots(f"image {name} has snapshots", errno.ENOTEMPTY)
     if watchers:
         who = ", ".join(f"{w.name} at {w.addr}" for w in watchers)
         raise ImageBusy(f"image {name} is open: {who}", errno.EBUSY)
-    if image.lock is not None:
-        try:
-            await image.lock.acquire()
-        except (Error, rados.Error) as e:
-            if not force:
-                raise ImageBusy(f"image {name}: cannot obtain its exclusive lock: {e}", errno.EBUSY) from e
-        await image.current()
-        _check_snapshots(image)
-    if image.header.in_group:
+    if header.in_group:
         raise ImageMemberOfGroup(f"image {name} is in a group", errno.EMLINK)
-    trashed = [s.id for s in image.header.snaps]
-    needed = False
-    for snap_id in trashed:
-        from . import snapshots
 
+
+async def _remove_trashed_snapshots(image: Image) -> None:
+    from . import snapshots
+
+    needed = False
+    for snap in image.header.snaps:
         try:
-            await snapshots.remove(image, snap_id)
+            await snapshots.remove(image, snap.id)
         except ImageNotFound:
             pass
         except ImageBusy:
             needed = True
     if needed:
-        raise _HasChildren(f"image {name} has snapshots that clones need", errno.ENOTEMPTY)
-
-
-def _check_snapshots(image: Image) -> None:
-    if any(s.info.namespace.type != cls_rbd.SNAP_NAMESPACE_TRASH for s in image.header.snaps):
-        raise ImageHasSnapshots(f"image {image.name} has snapshots", errno.ENOTEMPTY)
+        raise _HasChildren(f"image {image.name} has snapshots that clones need", errno.ENOTEMPTY)
 
 
 # ---------------------------------------------------------------- the data
@@ -224,7 +228,7 @@ async def remove_objects(image: Image, objects: range, on_progress: OnProgress |
     if vector is not None and vector.size >= objects.stop:
         numbers = list(vector.nonzero(objects.start, objects.stop))
     elif len(objects) > LIST_INSTEAD:
-        numbers = [n for n in await _existing_objects(image) if n in objects]
+        numbers = await existing_objects(image, objects)
     pending: deque[Completion[OpReply]] = deque()
     total, finished = len(numbers), 0
     removal = ObjectOperation().remove()
@@ -246,6 +250,9 @@ async def _load_object_map(image: Image) -> BitVector | None:
     """The object map of the head, where it is to be believed: nobody can change it meanwhile."""
     if not image.has(features.OBJECT_MAP) or object_map.flags(image) & object_map.OBJECT_MAP_INVALID:
         return None
+    if image.object_map is not None:
+        vector: BitVector = image.object_map.vector
+        return vector
     if image.lock is not None and not image.lock.owner:
         return None
     try:
@@ -253,18 +260,6 @@ async def _load_object_map(image: Image) -> BitVector | None:
     except (rados.ObjectNotFound, rados.InvalidArgumentError, DecodeError) as e:
         _log.info("%r: its object map is of no use: %s", image, e)
         return None
-
-
-async def _existing_objects(image: Image) -> list[int]:
-    """The numbers of the data objects that the pool has."""
-    prefix = image.header.raw.object_prefix + "."
-    cursor = HObject()
-    found = []
-    while not cursor.max:
-        page = await image.data_io.list_page(cursor)
-        cursor = page.handle
-        found += [int(e.oid[len(prefix) :], 16) for e in page.entries if e.oid.startswith(prefix)]
-    return sorted(found)
 
 
 async def _gone(completion: Completion[OpReply]) -> None:

@@ -18,12 +18,10 @@ from ..msgr.osdop import NOSNAP
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from . import clone, cls_rbd, features, notify, object_map, operation, resize
-from .bit_vector import PairTable
 from .bulk import Report, change_header, each
 from .cls_rbd import ParentSpec, SnapNamespace, SnapshotInfo
 from .errors import FunctionNotSupported, ImageBusy, ImageExists, ImageNotFound, InvalidArgument, ReadOnlyImage, make_ex
 from .groups import RBD_GROUP_DIRECTORY
-from .io import OBJECT_EXISTS, OBJECT_NONEXISTENT
 from .listing import LIST_INSTEAD, existing_objects
 from .object_map import ObjectMap
 from .remove import OnProgress
@@ -206,8 +204,6 @@ async def remove(image: Image, snapshot: str | int, flags: int = 0, on_progress:
         ImageNotFound (ENOENT); ImageBusy (EBUSY): it is protected, or in the trash and has clones; ReadOnlyImage
         (EROFS); FunctionNotSupported (ENOSYS): a feature, by name; a snapshot of mirroring.
     """
-    if not flags:
-        _check_writable(image)
     await image.current()
     snap = image.find_snapshot(snapshot)
     if flags & RBD_SNAP_REMOVE_FLATTEN:
@@ -496,13 +492,13 @@ async def rollback(image: Image, name: str, on_progress: OnProgress | None = Non
             mixture of both.
     Raises:
         ImageNotFound (ENOENT); ReadOnlyImage (EROFS): it is open read-only or at a snapshot, or somebody else has the
-        exclusive lock and does not give it up; FunctionNotSupported (ENOSYS); OperationCanceled.
+        exclusive lock, which is not asked for; FunctionNotSupported (ENOSYS); OperationCanceled.
     """
     await image.current()
     if image.read_only or image.snap_id != NOSNAP:
         raise ReadOnlyImage(f"image {image.name} was opened read-only, or at a snapshot", errno.EROFS)
     image.find_snapshot(name)
-    await operation.invoke(image, None, lambda report: _execute_rollback(image, name, report), on_progress)
+    await operation.invoke(image, None, lambda report: _execute_rollback(image, name, report), on_progress, ask=False)
 
 
 async def _execute_rollback(image: Image, name: str, report: Report) -> None:
@@ -513,6 +509,8 @@ async def _execute_rollback(image: Image, name: str, report: Report) -> None:
         if image.header.size != snap.info.image_size:
             await resize.set_size(image, snap.info.image_size, _unheard)
         numbers = await _rolled_back(image, snap)
+        if image.object_map is not None:
+            await image.object_map.begin_rollback(snap.id)
         io, snapc = image.data_io, image.header.snap_context
         request = ObjectOperation().rollback(snap.id)
         start = lambda n: io.submit(image.object_name(n), request, snapc=snapc)  # noqa: E731
@@ -528,24 +526,14 @@ def _unheard(done: int, total: int) -> int:
 
 
 async def _rolled_back(image: Image, snap: Snap) -> Collection[int]:
-    """The objects that may be there, now or at the snapshot. The head's map tells of all of them from now on, as long
-    as the image is a mixture of both."""
+    """The objects that may be there, now or at the snapshot."""
     everything = range(image.layout.num_objects(snap.info.image_size))
     head = image.object_map
-    if head is not None:
+    if head is not None and head.valid and not object_map.flags(image, snap.id) & object_map.OBJECT_MAP_INVALID:
         old = await ObjectMap.open(image, snap.id)
         if old is not None and old.valid:
-            both = head.vector.copy()
-            both.fold(old.vector, _EITHER)
-            await head.replace(both)
-            if head.valid:
-                return list(both.nonzero(0, len(everything)))
-        else:
-            await head.update(0, head.size, OBJECT_EXISTS)
+            return sorted({*head.vector.nonzero(0, len(everything)), *old.vector.nonzero(0, len(everything))})
     return await existing_objects(image, everything) if len(everything) > LIST_INSTEAD else everything
-
-
-_EITHER = PairTable(lambda a, b: OBJECT_EXISTS if a or b else OBJECT_NONEXISTENT)
 
 
 # ---------------------------------------------------------------- details of what users did not make

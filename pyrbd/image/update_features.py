@@ -34,7 +34,8 @@ async def update_features(image: Image, bits: int, enabled: bool) -> None:
         bits: a mask of features.
     Raises:
         InvalidArgument (EINVAL): a feature that cannot be switched, that is so already, or that another one needs; an
-        image of format 1; ReadOnlyImage (EROFS); FunctionNotSupported (ENOSYS): journaling.
+        image of format 1, or with too many objects for an object map; ReadOnlyImage (EROFS); FunctionNotSupported
+        (ENOSYS): journaling.
     """
     await image.current()
     if image.read_only:
@@ -62,8 +63,13 @@ async def update_features(image: Image, bits: int, enabled: bool) -> None:
         )
     if bits & JOURNALING:
         raise FunctionNotSupported("pyrbd does not switch journaling on or off", errno.ENOSYS)
+    if enabled and bits & OBJECT_MAP:
+        object_map.check_object_count(image)
     payload = notify.UpdateFeatures(bits, enabled)
+    lock = image.lock
     await operation.invoke(image, payload, lambda report: _execute(image, bits, enabled))
+    if lock is not None and image.lock is not lock:
+        await lock.close()  # the refresh has begun that, and it could not end before the operation
 
 
 async def _execute(image: Image, bits: int, enabled: bool) -> None:
@@ -74,13 +80,21 @@ async def _execute(image: Image, bits: int, enabled: bool) -> None:
         if bits & _WITH_MAPS:
             bits |= _WITH_MAPS
         try:
-            if enabled:
-                await _enable(image, bits)
-            else:
-                await _disable(image, bits)
+            await (_enable if enabled else _disable)(image, bits)
         except rados.Error as e:
             raise make_ex(-(e.errno or errno.EIO), f"error updating the features of image {image.name}: {e}") from e
+        finally:
+            await _settle(image)
     await image.header_changed()
+
+
+async def _settle(image: Image) -> None:
+    """Nobody writes before we know which features there are now, and have the object map open if that is one of them:
+    also after a failure, which may have come before or after the change."""
+    await image.refresh()
+    lock = image.lock
+    if image.has(OBJECT_MAP) and lock is not None and lock.owner and image.object_map is None:
+        image.object_map = await ObjectMap.open(image)
 
 
 def _set_features(new: int, mask: int) -> ObjectOperation:
@@ -107,10 +121,6 @@ async def _enable(image: Image, bits: int) -> None:
     await change_header(image, _set_features(new, mask), what)
     if bits & OBJECT_MAP:
         await object_map.create_object_maps(image)
-    await image.refresh()
-    lock = image.lock
-    if bits & OBJECT_MAP and lock is not None and lock.owner and image.object_map is None:
-        image.object_map = await ObjectMap.open(image)
 
 
 async def _disable(image: Image, bits: int) -> None:
@@ -130,7 +140,3 @@ async def _disable(image: Image, bits: int) -> None:
     await change_header(image, _set_features(new, mask), what)
     if bits & _WITH_MAPS:
         await _set_flags(image, 0, OBJECT_MAP_INVALID | FAST_DIFF_INVALID)
-    if bits & EXCLUSIVE_LOCK and image.lock is not None:
-        lock, image.lock = image.lock, None
-        await lock.close(operating=True)
-    await image.refresh()

@@ -40,6 +40,7 @@ OnProgress = "Callable[[int, int], int | None]"
 _log = Log("watcher")
 
 _REWATCH_DELAY = 1.0
+_RECHECK = 0.5
 _REMEMBER = 600.0
 """Seconds for which the results of requests are kept for those who ask again."""
 _EMPTY = b""
@@ -55,6 +56,22 @@ def next_request_id() -> int:
     return next(_request_ids)
 
 
+class Waiter(Event[None]):
+    """An event for which a caller's thread waits, and which nobody sets any more once the client was shut down."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(client.driver, deadline=time.monotonic() + _RECHECK)
+        self._client = client
+
+    def expire(self) -> None:
+        if self._client.closed:
+            self.set_error(ConnectionShutdown("the client was shut down", errno.ESHUTDOWN))
+        else:
+            self.deadline = time.monotonic() + _RECHECK
+
+
 class _Asked:
     """A request of ours to the owner of the lock."""
 
@@ -62,7 +79,7 @@ class _Asked:
         self._client = client
         self.result: int | None = None
         self.progress: tuple[int, int] | None = None
-        self._news: Event[None] = Event(client.driver)
+        self._news = Waiter(client)
 
     def tell(self, result: int | None = None, progress: tuple[int, int] | None = None) -> None:
         if result is not None and self.result is None:
@@ -86,7 +103,7 @@ class _Asked:
             await event
         finally:
             timer.cancel()
-        self._news = Event(self._client.driver)
+        self._news = Waiter(self._client)
         return not expired or self.result is not None or self.progress is not None
 
 
@@ -173,7 +190,7 @@ class Watcher:
         while not (cookie := self.cookie):
             if self._failed is not None:
                 raise make_ex(-(self._failed.errno or errno.EIO), self._failed.message)
-            event: Event[None] = Event(self.client.driver)
+            event = Waiter(self.client)
             self._waiting.append(event)
             if not self.cookie and self._failed is None:
                 await event

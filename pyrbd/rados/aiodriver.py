@@ -40,6 +40,7 @@ class AsyncioDriver:
     """Drives sessions on the loop that runs when it is made."""
 
     blocking = False
+    listening = False
 
     def __init__(self) -> None:
         self.pid = os.getpid()

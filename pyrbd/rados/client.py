@@ -65,6 +65,7 @@ class Driver(Protocol):
     """What moves bytes and time; see :mod:`pyrbd.rados.driver` and :mod:`pyrbd.rados.aiodriver`."""
 
     blocking: bool
+    listening: bool
 
     def suspend(self, completion: Completion[Any]) -> Generator[Any, Any, None]: ...
     def register(self, session: Session) -> None: ...

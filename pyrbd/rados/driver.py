@@ -34,7 +34,9 @@ T = TypeVar("T")
 _log = Log("driver")
 
 IDLE_TICK = 0.5
-"""Seconds after which the background thread attends a connection that no caller led."""
+"""Seconds after which the background thread attends a connection that no caller led,"""
+LISTEN_TICK = 0.05
+"""and while there are watches: who notifies us waits for our answer."""
 
 
 class Timer:
@@ -107,6 +109,8 @@ class ThreadDriver:
         self._tx.setblocking(False)
         self._thread: threading.Thread | None = None
         self._last_tick = 0.0
+        self.listening = False
+        """Notifications may come at any time."""
         self._finisher = Finisher()
 
     monotonic = staticmethod(time.monotonic)
@@ -301,15 +305,19 @@ class ThreadDriver:
             except Exception:
                 _log.exception("deferred call")
 
+    @property
+    def _tick(self) -> float:
+        return LISTEN_TICK if self.listening else IDLE_TICK
+
     def _run_timers(self) -> float:
         """Runs what is due; gives the seconds until the next."""
         while True:
             with self._lock:
                 if not self._timers:
-                    return IDLE_TICK
+                    return self._tick
                 due = self._timers[0][0] - time.monotonic()
                 if due > 0 and not self._timers[0][2].cancelled:
-                    return min(due, IDLE_TICK)
+                    return min(due, self._tick)
                 timer = heapq.heappop(self._timers)[2]
             if not timer.cancelled:
                 try:
@@ -327,7 +335,7 @@ class ThreadDriver:
         now = time.monotonic()
         with self._lock:
             sessions = list(self._sessions.values())
-        if now - self._last_tick >= IDLE_TICK:
+        if now - self._last_tick >= self._tick:
             self._last_tick = now
             for s in sessions:
                 s.unattended = s.seen_count == s.lead_count

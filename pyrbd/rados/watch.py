@@ -296,6 +296,7 @@ class Watches:
         with self._client.objecter.lock:
             watch.interval = self._client.objecter.interval(io._target(oid))
             self._watches[watch.cookie] = watch
+        self._client.driver.listening = True
         sent = self._client.driver.monotonic()
         op = ObjectOperation().watch(watch.cookie, WATCH_OP_WATCH, timeout=timeout)
         try:
@@ -318,6 +319,7 @@ class Watches:
 
     def remove(self, watch: Watch) -> None:
         self._watches.pop(watch.cookie, None)
+        self._client.driver.listening = bool(self._watches)
 
     # ------------------------------------------------------------ keeping them (in the driver)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import PyrbdError
 from ..image.errors import IncompleteWriteError, InvalidArgument, OSError, OutOfRangeArgument, make_ex
+from ..log import Log
 from ..rados import exceptions as rados
 from ..rados.requests import MAX_U64
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 
 T = TypeVar("T")
+_log = Log("rbd")
 OnProgress = Callable[[int, int], "int | None"]
 """Called with (done, total); a negative result cancels the call."""
 
@@ -104,8 +106,8 @@ def fadvise(flags: Any) -> int:
 
 
 def progress(on_progress: Any) -> OnProgress | None:
-    """What the layers below call. As in Ceph's binding an exception of the caller's function is reported
-    (`sys.unraisablehook`) and ignored; only a negative result cancels."""
+    """What the layers below call. As in Ceph's binding an exception of the caller's function is reported and
+    ignored; only a negative result cancels."""
     if not on_progress:
         return None
 
@@ -113,14 +115,8 @@ def progress(on_progress: Any) -> OnProgress | None:
         try:
             answer = on_progress(done, total)
             return 0 if answer is None else index(answer)
-        except Exception as e:
-            import sys
-            from types import SimpleNamespace
-
-            about = SimpleNamespace(
-                exc_type=type(e), exc_value=e, exc_traceback=e.__traceback__, err_msg=None, object=on_progress
-            )
-            sys.unraisablehook(about)
+        except Exception:
+            _log.exception("on_progress: an exception that is ignored")
             return 0
 
     return report

@@ -150,7 +150,7 @@ async def resize(self: ImageBase, size: int, allow_shrink: bool = True) -> None:
     Raises:
         InvalidArgument: it would shrink and must not; ReadOnlyImage.
     """
-    from ..image import directory as resize
+    from ..image import resize
 
     core = self._open()
     new = number(size, "size")

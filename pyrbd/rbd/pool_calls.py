@@ -9,11 +9,13 @@ A wrong type of a name is InvalidArgument, of a number TypeError.
 
 from __future__ import annotations
 
+import errno
 from builtins import list as List
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..image import features as _features
 from ..image.errors import InvalidArgument
+from ..msgr.osdop import NOSNAP
 from ..rados.ioctx import IoctxBase
 from .arguments import (
     OnProgress,
@@ -150,6 +152,8 @@ async def clone(
     features, order = optional_number(features, "features"), optional_number(order, "order")
     unit, count = optional_number(stripe_unit, "stripe_unit"), optional_number(stripe_count, "stripe_count")
     form = optional_number(clone_format, "clone_format")
+    if snapshot == NOSNAP:
+        raise InvalidArgument(f"error creating clone {child}: the parent's head, not a snapshot", errno.EINVAL)
     with doing(f"error creating clone {child}"):
         await clone.clone(p_io, parent, snapshot, c_io, child, features, order, unit, count, pool, form)
 

@@ -72,8 +72,14 @@ class Chain:
         self.links: list[tuple[str, bool]] = []
         """(the snapshot that the next of the chain is a clone of, whether it is protected)."""
         self.weights = dict(OPERATIONS)
-        needs = {"compare_and_write": "Image.compare_and_write", "aio": "Image.aio_write", "clone": "RBD.clone",
-                 "flatten": "Image.flatten", "snapshot": "Image.create_snap", "rollback": "Image.rollback_to_snap"}  # fmt: skip
+        needs = {
+            "compare_and_write": "Image.compare_and_write",
+            "aio": "Image.aio_write",
+            "clone": "RBD.clone",
+            "flatten": "Image.flatten",
+            "snapshot": "Image.create_snap",
+            "rollback": "Image.rollback_to_snap",
+        }
         for what, need in needs.items():
             if need not in worker.has:
                 del self.weights[what]

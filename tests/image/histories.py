@@ -73,7 +73,7 @@ for at in [None, *[s for _, s in listed]]:
                     ranges = [(0, current)]
                     for _ in range(2):
                         start = rng.randrange(current)
-                        ranges.append((start, rng.randrange(1, current)))
+                        ranges.append((start, rng.randrange(1, current + 1)))
                     for offset, length in ranges:
                         found = differences(image, offset, length, begin, parent, whole)
                         cases.append([at, begin, offset, length, parent, whole, found])

@@ -58,15 +58,16 @@ class Peer:
         return self
 
     def __exit__(self, *args: object) -> None:
-        if self.process.poll() is None:
-            assert self.process.stdin is not None
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
             self.process.stdin.close()
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        self.process.wait()
-        assert self.process.stdout is not None
+        except BrokenPipeError:
+            pass
+        try:
+            self.process.wait(15)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
         self.process.stdout.close()
 
     def begin(self, code: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import directory, features, remove, trash
 from pyrbd.image.image import Image
@@ -69,7 +70,7 @@ def test_the_same_header_and_object_map(
 
 
 ARGUMENTS: dict[str, list[Any]] = {
-    "size": [0, 1, MIB, 20 * MIB + 5, 1 << 40, 1 << 60, (1 << 63) - 1],
+    "size": [0, 1, MIB, 20 * MIB + 5, 1 << 41, 1 << 60, (1 << 63) - 1],
     "order": [None, None, 0, 12, 16, 22, 25, 11, 26, 40, 64, 255],
     "features": [None, 0, 1, 5, 8, 13, 16, 61, 32, 2, 3, 128, 256, 512, 1024, 2048, 64, 1 << 12, (1 << 63) | 1, 45],
     "stripe_unit": [None, None, 0, 1, 512, 4096, 5000, 65536, 1 << 22, 1 << 23],
@@ -217,15 +218,9 @@ def test_an_interrupted_removal_is_finished_by_either(ioctx: rados.Ioctx, name: 
     for finish in ("ours", "theirs"):
         image_id = run(ioctx, directory.create(ioctx._io, name, 20 * MIB, 16, features_wanted=61))
         rbd_cli("bench", "--io-type", "write", "--io-total", "20M", "--io-size", "64K", name)
-        calls: list[tuple[int, int]] = []
-
-        def cancel(done: int, total: int) -> int:
-            calls.append((done, total))
-            return -1 if done > total // 2 else 0
-
         with pytest.raises(rbd.OperationCanceled):
-            run(ioctx, directory.remove(ioctx._io, name, cancel))
-        assert calls
+            run(ioctx, directory.remove(ioctx._io, name, lambda done, total: -1 if done > total // 2 else 0))
+        assert existing(ioctx, image_id) != []
         assert run(ioctx, directory.list_images(ioctx._io))[name] == image_id
         assert name in rbd_cli("ls").decode().split()
         with pytest.raises(rbd.ImageNotFound):
@@ -337,3 +332,38 @@ def test_an_image_removed_while_we_have_it(ioctx: rados.Ioctx, name: str) -> Non
     run(ioctx, image.close())
     assert not [o.key for o in ioctx.list_objects() if o.key == f"rbd_id.{name}-new"]
     run(ioctx, directory.remove(ioctx._io, name))
+
+
+def test_the_owner_of_the_lock_renames(ioctx: rados.Ioctx, conf: str, name: str) -> None:
+    """librbd has the image open and writes to it: it is asked, and knows the new name afterwards."""
+    run(ioctx, directory.create(ioctx._io, name, MIB, features_wanted=61))
+    code = f"""
+import sys, rados, rbd
+cluster = rados.Rados(conffile={conf!r}); cluster.connect()
+ioctx = cluster.open_ioctx("rbd")
+image = rbd.Image(ioctx, {name!r})
+image.write(b"x", 0)
+print("owner" if image.is_exclusive_lock_owner() else "not", flush=True)
+sys.stdin.readline()
+print(image.get_name(), "owner" if image.is_exclusive_lock_owner() else "not", flush=True)
+image.close()
+"""
+    with subprocess.Popen([SYSTEM_PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+        assert p.stdin is not None and p.stdout is not None
+        assert p.stdout.readline() == "owner\n"
+        run(ioctx, directory.rename(ioctx._io, name, name + "-new"))
+        p.stdin.write("\n")
+        p.stdin.flush()
+        assert p.stdout.readline() == f"{name}-new owner\n"
+    run(ioctx, directory.rename(ioctx._io, name + "-new", name))
+
+
+def test_we_rename_for_others(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
+    """We have the lock: `rbd mv` asks us."""
+    run(ioctx, directory.create(ioctx._io, name, MIB, features_wanted=61))
+    with rbd.Image(ioctx, name) as image:
+        image.write(b"x", 0)
+        rbd_cli("mv", name, name + "-new")
+        assert image.is_exclusive_lock_owner()
+        assert image.get_name() == name + "-new"
+    run(ioctx, directory.rename(ioctx._io, name + "-new", name))

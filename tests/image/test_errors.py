@@ -52,7 +52,6 @@ def ours(conf: str) -> Callable[[str], list[Any]]:
     return play
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("group", "index"),
     [

@@ -110,7 +110,7 @@ def test_empty_image(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
 
 def test_petabyte_image_is_written_at_its_end(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
     size = 1 << 50
-    rbd.RBD().create(ioctx, name, size)
+    rbd.RBD().create(ioctx, name, size, features=rbd.RBD_FEATURE_LAYERING)
     with rbd.Image(ioctx, name) as image:
         image.write(b"the end", size - 7)
         assert image.read(size - 10, 100) == b"\0\0\0the end"

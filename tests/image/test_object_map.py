@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 from pyrbd import rados
 from pyrbd.errors import DecodeError
-from pyrbd.image import features, object_map, rebuild
+from pyrbd.image import features, flatten, object_map, rebuild, resize, snapshots
 from pyrbd.image.bit_vector import BitVector, PairTable
 from pyrbd.image.image import Image
 from pyrbd.image.object_map import ObjectMap, object_map_object
@@ -20,6 +21,7 @@ from pyrbd.msgr.osdop import NOSNAP
 from pyrbd.rados import cls_lock
 from pyrbd.rados.operations import ObjectOperation
 from tests.conftest import Run
+from tests.image.test_diff import changed_bytes_are_reported
 
 NONEXISTENT, EXISTS, PENDING, CLEAN = range(4)
 FEATURES = "exclusive-lock,object-map,fast-diff,deep-flatten,layering"
@@ -106,20 +108,10 @@ def owned(ioctx: rados.Ioctx, name: str) -> Iterator[tuple[Image, ObjectMap]]:
     """An image with the map of its head, as the owner of the exclusive lock has it."""
     run = ioctx._client.run
     with opened(ioctx, name) as image:
-        m = run(ObjectMap.open(image))
+        run(image.prepare_write())
+        m = image.object_map
         assert m is not None
-        image.object_map = m
-        try:
-            yield image, m
-        finally:
-            image.object_map = None
-            run(m.close())
-
-
-@pytest.fixture
-def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images with an object map can be written to, without the exclusive lock."""
-    monkeypatch.setattr(features, "WRITABLE", features.ALL)
+        yield image, m
 
 
 def states(m: ObjectMap | BitVector) -> list[int]:
@@ -250,8 +242,10 @@ def test_the_lock_of_a_former_owner_is_broken_and_his_changes_fail(
         owned(ioctx, tracked) as (image, m),
         rados.Rados(conffile=conf) as other,
         other.open_ioctx("rbd") as theirs,
-        owned(theirs, tracked) as (_, newer),
+        opened(theirs, tracked) as their_image,
     ):
+        newer = other.client.run(ObjectMap.open(their_image))
+        assert newer is not None
         other.client.run(newer.update(0, 2, EXISTS))
         assert not json.loads(rbd_cli("info", tracked, "--format", "json"))["flags"]
         run(m.update(5, 6, EXISTS))
@@ -263,7 +257,7 @@ def test_the_lock_of_a_former_owner_is_broken_and_his_changes_fail(
 
 @pytest.mark.parametrize("damage", ["missing", "damaged", "short"])
 def test_a_map_that_is_wrong_is_flagged_and_can_be_rebuilt(
-    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, damage: str, unlocked: None
+    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, damage: str
 ) -> None:
     run = ioctx._client.run
     rbd_cli("bench", tracked, "--io-type", "write", "--io-size", "4K", "--io-total", "40K", "--io-pattern", "rand")
@@ -289,7 +283,7 @@ def test_a_map_that_is_wrong_is_flagged_and_can_be_rebuilt(
 
 
 def test_maps_follow_writes_snapshots_and_sizes_as_librbd_wants_them(
-    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, unlocked: None
+    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run
 ) -> None:
     """All through our own image: after each step librbd finds all maps exact."""
     run, rng = ioctx._client.run, random.Random(7)
@@ -337,7 +331,7 @@ def test_cutting_objects_off_that_exist_flags_the_map(ioctx: rados.Ioctx, tracke
         assert not m.valid
 
 
-def test_after_a_rollback_nothing_counts_as_unchanged(ioctx: rados.Ioctx, tracked: str, unlocked: None) -> None:
+def test_after_a_rollback_nothing_counts_as_unchanged(ioctx: rados.Ioctx, tracked: str) -> None:
     run = ioctx._client.run
     with owned(ioctx, tracked) as (image, m):
         run(m.update(0, 4, EXISTS))
@@ -349,6 +343,9 @@ def test_after_a_rollback_nothing_counts_as_unchanged(ioctx: rados.Ioctx, tracke
         assert stored(ioctx, image, second)[:5] == [CLEAN, EXISTS, CLEAN, CLEAN, NONEXISTENT]
         assert states(m)[:5] == [CLEAN, CLEAN, CLEAN, CLEAN, NONEXISTENT]
         run(m.update(7, 8, EXISTS))
+        run(m.begin_rollback(second))
+        assert states(m)[:9] == [EXISTS] * 4 + [NONEXISTENT] * 3 + [EXISTS, NONEXISTENT]
+        assert stored(ioctx, image) == states(m)
         run(m.rollback(second))
         assert states(m)[:9] == [EXISTS] * 4 + [NONEXISTENT] * 5 and stored(ioctx, image) == states(m)
         ioctx.remove_object(object_map_object(image.id, first))
@@ -385,16 +382,15 @@ def test_an_image_with_too_many_objects_has_no_map(ioctx: rados.Ioctx, tracked: 
     with opened(ioctx, tracked) as image:
         run(image.io.operate(image.header_oid, ObjectOperation().call_write("rbd", "set_size", size)))
         run(image.refresh())
-        assert run(ObjectMap.open(image)) is None
+        run(image.prepare_write())
+        assert image.object_map is None
         run(image.refresh())
         assert object_map.flags(image) & object_map.OBJECT_MAP_INVALID
         size = (2560 << 10).to_bytes(8, "little")
         run(image.io.operate(image.header_oid, ObjectOperation().call_write("rbd", "set_size", size)))
 
 
-def test_rebuilding_while_others_write_loses_nothing(
-    ioctx: rados.Ioctx, tracked: str, rbd_cli: Run, unlocked: None
-) -> None:
+def test_rebuilding_while_others_write_loses_nothing(ioctx: rados.Ioctx, tracked: str, rbd_cli: Run) -> None:
     client, rng = ioctx._client, random.Random(8)
     with owned(ioctx, tracked) as (image, m):
         client.run(image.write(0, memoryview(b"a" * (20 << 16))))
@@ -421,3 +417,64 @@ def test_the_lock_is_given_back(ioctx: rados.Ioctx, tracked: str) -> None:
         assert len(cls_lock.decode_info(info.ops[0].data).lockers) == 1
     info = ioctx._client.run(ioctx._io.operate(m.oid, cls_lock.get_info("rbd_lock")))
     assert not cls_lock.decode_info(info.ops[0].data).lockers
+
+
+@pytest.mark.parametrize("kind", ["image", "clone", "striped"])
+def test_whatever_we_do_leaves_maps_and_diffs_that_are_right(
+    ioctx: rados.Ioctx, name: str, rbd_cli: Run, kind: str
+) -> None:
+    """Random histories, of snapshots, sizes and rollbacks too: librbd finds all maps exact, and what reads otherwise
+    than at a snapshot is in the diffs."""
+    run, rng = ioctx._client.run, random.Random(int(os.environ.get("PYRBD_SEED", "21")))
+    layout = ("--stripe-unit", "16K", "--stripe-count", "3") if kind == "striped" else ()
+    target = name
+    rbd_cli("create", name, "--size", "2560K", "--object-size", "64K", "--image-feature", FEATURES, *layout)
+    if kind == "clone":
+        target = name + "-clone"
+        with owned(ioctx, name) as (image, _):
+            run(image.write(100000, memoryview(b"p" * 900000)))
+            run(snapshots.create(image, "base"))
+            run(snapshots.protect(image, "base"))
+        small = ("--object-size", "32K", "--stripe-unit", "32K", "--stripe-count", "1")
+        rbd_cli("clone", f"{name}@base", target, "--image-feature", FEATURES, *small)
+    try:
+        with opened(ioctx, target) as image:
+            names: list[str] = []
+            for step in range(50):
+                what = rng.choice(
+                    ["write"] * 5 + ["discard", "discard", "snap", "snap", "remove", "rollback", "resize"]
+                )
+                at = rng.randrange(image.size)
+                if what == "write":
+                    n = min(rng.choice([512, 70000, 200000]), image.size - at)
+                    run(image.write(at, memoryview(bytes([step + 1]) * n)))
+                elif what == "discard":
+                    run(image.discard(at >> 15 << 15, min(200000, image.size - (at >> 15 << 15))))
+                elif what == "snap":
+                    names.append(f"s{step}")
+                    run(snapshots.create(image, names[-1]))
+                elif what == "remove" and len(names) > 3:
+                    run(snapshots.remove(image, names.pop(rng.randrange(len(names)))))
+                elif what == "rollback" and names:
+                    run(snapshots.rollback(image, rng.choice(names)))
+                elif what == "resize":
+                    run(resize.resize(image, rng.randrange(1, 3 << 20)))
+                m = image.object_map
+                assert m is None or (m.valid and states(m) == stored(ioctx, image)), (step, what)
+            if kind == "clone":
+                run(flatten.flatten(image))
+            assert names
+        for spec in [target, *[f"{target}@{s}" for s in names]]:
+            assert checked(rbd_cli, spec) == [], spec
+        with ExitStack() as stack:
+            images = {s: stack.enter_context(opened(ioctx, target, snapshot=s, read_only=True)) for s in [None, *names]}
+            changed_bytes_are_reported(ioctx, images)
+            for i in images.values():
+                i.header = i.header._replace(raw=i.header.raw.replace(features=features.LAYERING))  # without the maps
+            changed_bytes_are_reported(ioctx, images)
+    finally:
+        rbd_cli("snap", "purge", target, check=False)
+        if kind == "clone":
+            rbd_cli("rm", target)
+            rbd_cli("snap", "unprotect", f"{name}@base", check=False)
+            rbd_cli("snap", "purge", name)

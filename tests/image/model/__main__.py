@@ -60,6 +60,7 @@ def main() -> int:
                     run(engine, random.Random(seed), args.steps, steps, set(args.without.split(",")))
                 engine.finish()
                 total += len(steps)
+                print(engine.times())
                 print(f"seed {seed}: {len(steps)} steps in {time.monotonic() - begun:.1f} s", flush=True)
             except (Mismatch, AssertionError) as e:
                 failures += 1

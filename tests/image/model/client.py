@@ -135,7 +135,7 @@ class Client:
         return self.images[key].write(payload(seed, length), offset)
 
     def compare_and_write(self, key: Any, offset: int, compare: bytes, seed: int) -> Any:
-        return self.images[key].compare_and_write(offset, compare, payload(seed, len(compare)))
+        return self.images[key].compare_and_write(compare, payload(seed, len(compare)), offset)
 
     def aio(self, key: Any, calls: list[tuple[Any, ...]]) -> list[int]:
         """Many at once: ('write', offset, length, seed), ('discard', ...), ('write_zeroes', ...), ('read', ...)."""

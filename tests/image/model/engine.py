@@ -38,7 +38,7 @@ from .steps import (
 )
 
 PROGRAM = str(Path(__file__).with_name("client.py"))
-HANG = 90.0
+HANG = 180.0
 PROFILE = "model-profile"
 UNOPENED = ("create", "open", "close", "remove", "rename", "trash_move", "trash_restore", "trash_remove", "clone")
 """Steps that are not done through an image that the client has open."""
@@ -92,7 +92,9 @@ class Remote:
     """A client in a process of its own, which is told what to do."""
 
     def __init__(self, role: str, conf: str, **settings: str) -> None:
-        self.role, self.conf, self.settings = role, conf, settings
+        self.role, self.conf = role, conf
+        # with a cache, a read by librbd is of the past when it does not own the lock, and a write comes with the flush
+        self.settings = {"rbd_cache": "false", **settings}
         self.start()
 
     def start(self) -> None:
@@ -110,7 +112,7 @@ class Remote:
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
-        self.process.wait()
+        self._ended()
 
     def stop(self, timeout: float = HANG) -> None:
         """Lets it close what is open and end; kills it when it does not."""
@@ -123,6 +125,16 @@ class Remote:
                 stacks = self.stacks()
                 self.kill()
                 raise Died(f"{self.role} does not end:\n{stacks}") from None
+        self._ended()
+
+    def _ended(self) -> None:
+        self.process.wait()
+        for file in (self.process.stdin, self.process.stdout, self.errors):
+            assert file is not None
+            try:
+                file.close()
+            except BrokenPipeError:
+                pass
 
     def stacks(self) -> str:
         """What its threads are doing, and what it has printed."""
@@ -177,11 +189,15 @@ def prepare(conf: str) -> None:
     erasure-coded one for data."""
     commander = Commander(conf)
     try:
+        commander.command("config set", who="osd", name="osd_snap_trim_sleep", value="0")
         pools = {p["poolname"] for p in commander.command("osd lspools")}
         commander.command(
-            "osd erasure-code-profile set", name=PROFILE, profile=["k=2", "m=1", "crush-failure-domain=osd"], force=True,
+            "osd erasure-code-profile set",
+            name=PROFILE,
+            profile=["k=2", "m=1", "crush-failure-domain=osd"],
+            force=True,
             yes_i_really_mean_it=True,
-        )  # fmt: skip
+        )
         for pool in {POOL, OTHER, DATA, ERASURE} - pools:
             more = {"pool_type": "erasure", "erasure_code_profile": PROFILE} if pool == ERASURE else {}
             commander.command("osd pool create", pool=pool, pg_num=8, pgp_num=8, **more)
@@ -217,7 +233,10 @@ class Engine:
         self.sums: dict[int, tuple[bytes, list[int]]] = {}
         self.counts: Counter[str] = Counter()
         self.missing: Counter[str] = Counter()
+        self.spent: Counter[str] = Counter()
         self.turn = 0
+        self.dirty: set[int] = set()
+        """Images that were touched since everything was compared."""
 
     # ------------------------------------------------------------ talking to clients
 
@@ -277,7 +296,10 @@ class Engine:
         except Mismatch:
             raise
         self.compare(step, expected, outcome)
+        if what == "deep_copy" and self.roles[c] == "librbd" and step[3] in self.world.images:
+            self.world.images[step[3]].doubt.add("librbd's object maps of snapshots that it copies")
         for uid in self.world.touched(step):
+            self.dirty.add(uid)
             self.check(uid)
 
     def compare_data(self, step: Step) -> dict[str, Any]:
@@ -302,7 +324,7 @@ class Engine:
                 raise Mismatch(f"{who} must raise {set(expected[1])}, and raised {got}")
             return
         if expected[0] == "mismatch":
-            if kind == "ok" or got.errno not in (84, 0, None) and got.errno is not None and got.errno < 4095:
+            if kind == "ok" or (got.errno not in (84, 0, None) and got.errno is not None and got.errno < 4095):
                 raise Mismatch(f"{who} must find a difference, and gave {got}")
             return
         if kind == "raises":
@@ -405,6 +427,8 @@ class Engine:
         self.clients[c].call("image", uid, "unprotect_snap", name)
 
     def send_rollback(self, c: int, uid: int, name: str) -> None:
+        if self.roles[c] == "librbd":
+            self.close(1 - c, uid)  # librbd does not ask the lock's owner here: ReadOnlyImage
         self.clients[c].call("image", uid, "rollback_to_snap", name)
 
     def send_snap_limit(self, c: int, uid: int, limit: int | None) -> None:
@@ -538,12 +562,15 @@ class Engine:
     def check_all(self) -> None:
         """Everything, with images opened anew and by the `rbd` tool."""
         for image in self.world.live():
+            if image.uid not in self.dirty:
+                continue
             self.check(image.uid)
             self.check_fresh(image)
             self.check_children(image)
             self.check_metadata(image)
             self.check_diffs(image)
             self.check_tool(image)
+        self.dirty.clear()
         for where in PLACES:
             names = sorted(i.name for i in self.world.live() if i.where == where)
             trash = sorted(i.name for i in self.world.images.values() if i.where == where and i.trash)
@@ -605,7 +632,7 @@ class Engine:
             what = f"the diff of {image.name} from {frm} to {to} (parent {parent}, whole {whole})"
             for attempt in range(12):
                 found = [self.call(c, "diff", self.handle(c, image.uid), 0, size, frm, to, parent, whole) for c in able]
-                if len(found) < 2 or found[0] == found[1]:
+                if len(found) < 2 or found[0] == found[1] or self.as_newer(able, whole, *found):
                     break
                 time.sleep(0.25 * attempt)  # it changes while OSDs trim removed snapshots
             else:
@@ -613,6 +640,20 @@ class Engine:
             for c, extents in zip(able, found):
                 if parent or image.parent is None or frm is not None:
                     self.check_diff(f"{what} by {self.roles[c]}", extents, contents[frm] if frm else b"", contents[to])
+
+    def as_newer(self, able: list[int], whole: bool, *found: list[tuple[int, int, bool]]) -> bool:
+        """Whether the diffs differ only in that librbd of 16.2 reports what was written beyond the end
+        that an object was then cut to, and with whole objects that it was cut, and later ones do not
+        (`calc_snap_set_diff`, `ObjectListSnapsRequest`)."""
+        if {self.roles[c] for c in able} != {"pyrbd", "librbd"}:
+            return False
+        ours, theirs = found if self.roles[able[0]] == "pyrbd" else found[::-1]
+        more = bytearray(max([o + n for o, n, _ in (*ours, *theirs)], default=0))
+        for offset, length, _ in theirs:
+            more[offset : offset + length] = b"\1" * length
+        return all(0 not in more[o : o + n] for o, n, _ in ours) and (
+            not whole or sum(n for _, n, _ in ours) == sum(n for _, n, _ in theirs)
+        )
 
     def check_diff(self, what: str, extents: list[tuple[int, int, bool]], before: bytes, after: bytes) -> None:
         made = bytearray(before[: len(after)] + bytes(max(0, len(after) - len(before))))
@@ -632,26 +673,25 @@ class Engine:
         info = json.loads(self.rbd("info", "--format", "json", spec))
         if info["size"] != len(image.data) or info["snapshot_count"] != len(image.snaps):
             raise Mismatch(f"rbd info {spec}: {info}")
-        if (image.parent is not None) != ("parent" in info):
+        if (image.parent is not None and image.overlap > 0) != ("parent" in info):
             raise Mismatch(f"rbd info {spec}: {info}, and the parent is {image.parent and image.parent[0]}")
-        if image.parent is not None:
+        if image.parent is not None and image.overlap:
             parent = self.world.images[image.parent[0]]
             found = (info["parent"]["pool"], info["parent"].get("pool_namespace", ""), info["parent"]["overlap"])
             if found != (*parent.where, image.overlap):
                 raise Mismatch(f"rbd info {spec}: {info['parent']}")
         children = any(i.clone_format == 2 for i in self.world.children(image.uid))
         clone2 = image.clone_format == 2 and bool(image.parents())
-        if ("operations" in info["features"]) != (children or clone2):
+        if ("operations" in info.get("features", [])) != (children or clone2):
             raise Mismatch(f"rbd info {spec}: {info}; clones {children}, is a clone {clone2}")
         locks = self.rbd("lock", "ls", spec)
         if len(locks.splitlines()) > 3:
             raise Mismatch(f"rbd lock ls {spec}: {locks}")
         if image.features & FAST_DIFF and image.data:
-            du = json.loads(self.rbd("du", "--format", "json", "--exact", spec))
-            whole = json.loads(self.rbd("du", "--format", "json", spec))
+            du = json.loads(self.rbd("du", "--format", "json", spec))
             heads = [i for i in du["images"] if "snapshot" not in i]
             if heads and heads[0]["provisioned_size"] != len(image.data):
-                raise Mismatch(f"rbd du {spec}: {du}, {whole}")
+                raise Mismatch(f"rbd du {spec}: {du}")
         if image.features & OBJECT_MAP:
             for snap in (None, *image.user_snaps):
                 self.check_object_map(image, snap and snap.name)
@@ -664,9 +704,16 @@ class Engine:
             if not image.doubt:
                 raise Mismatch(f"rbd object-map check {spec}: {flags} {said}")
             self.counts["object maps that rightly are invalid"] += 1
-            self.rbd("object-map", "rebuild", "--no-progress", spec_of(image.where, image.name))
+            for every in (None, *image.user_snaps):
+                self.rbd(
+                    "object-map", "rebuild", "--no-progress", spec_of(image.where, image.name, every and every.name)
+                )
             image.doubt.clear()
             self.check_object_map(image, snap)
+
+    def times(self) -> str:
+        """Where the time went."""
+        return ", ".join(f"{k} {v:.1f} s" for k, v in self.spent.most_common(8))
 
     # ------------------------------------------------------------ the end
 
@@ -692,6 +739,7 @@ class Engine:
 def wipe(conf: str) -> list[str]:
     """Removes all images of the pools by librbd; gives the names of the objects that are left."""
     client = Remote("librbd", conf)
+    why = ""
     for attempt in range(60):
         left = 0
         if attempt > 8:
@@ -703,7 +751,7 @@ def wipe(conf: str) -> list[str]:
                 left += 1
                 try:
                     client.call("open", "wiped", where, name)
-                    for snap_id, snap, _, namespace, protected in client.call("state", "wiped")["snaps"]:
+                    for _, snap, _, namespace, protected in client.call("state", "wiped")["snaps"]:
                         if namespace == 0:
                             if protected:
                                 client.call("image", "wiped", "unprotect_snap", snap)
@@ -714,14 +762,14 @@ def wipe(conf: str) -> list[str]:
                     client.call("close", "wiped")
                 try:
                     client.call("top", "remove", where, name)
-                except Raised:
-                    pass
+                except Raised as e:
+                    why = str(e)
         if not left:
             break
     else:
-        raise Mismatch("images that cannot be removed are left")
+        raise Mismatch(f"images that cannot be removed are left: {why}")
     left_over: list[str] = []
-    for attempt in range(60):
+    for _ in range(60):
         left_over = [
             f"{pool}/{space}/{o}"
             for pool, space in (*PLACES, (DATA, ""), (ERASURE, ""), (DATA, SPACE), (ERASURE, SPACE))

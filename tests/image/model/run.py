@@ -38,7 +38,9 @@ def do(engine: Engine, step: Step, steps: list[Step]) -> None:
         engine.check_all()
     else:
         engine.do(step)
-    engine.say(f"{len(steps):4} {time.monotonic() - begun:5.2f} s  {step!r:.200}")
+    took = time.monotonic() - begun
+    engine.spent[step[0]] += took  # type: ignore[assignment]
+    engine.say(f"{len(steps):4} {took:5.2f} s  {step!r:.200}")
 
 
 def play(engine: Engine, steps: list[Step]) -> None:

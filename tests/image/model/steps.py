@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from .client import payload
 
@@ -464,7 +464,8 @@ class World:
         image = self.get(uid)
         if not image.features & OBJECT_MAP:
             return raises("InvalidArgument")
-        image.doubt.clear()
+        if not image.snaps:
+            image.doubt.clear()  # those of snapshots are rebuilt at the snapshots
         return OK
 
     def do_lock(self, uid: int) -> Any:
@@ -505,7 +506,7 @@ def discarded(spec: Spec, offset: int, length: int) -> Iterator[tuple[int, int]]
 class Generator:
     """Random steps that mean something in a world."""
 
-    WEIGHTS: dict[str, int] = {
+    WEIGHTS: ClassVar[dict[str, int]] = {
         "create": 5,
         "write": 26,
         "write_beyond": 1,
@@ -642,12 +643,13 @@ class Generator:
         r = self.rng
         spec = self.spec()
         live = self.world.live()
-        where = r.choice(PLACES)
+        where = (POOL, "") if "old_format" in spec else r.choice(PLACES)
         uid = self.number()
         name = f"image{uid}"
         if live and r.random() < 0.03:
             other = r.choice(live)
             where, name = other.where, other.name
+            spec.pop("old_format", None)
         return uid, where, name, self.size(spec["order"]), spec
 
     def write(self) -> tuple[Any, ...] | None:
