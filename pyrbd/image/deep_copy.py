@@ -410,7 +410,7 @@ class _Copy:
             zeroes.append((offset + end, offset + n))
         zeroes = _union(zeroes)
         longer = max([length, *[at + len(data) for at, data in writes]])
-        if zeroes and zeroes[-1][1] >= longer:  # it ends where the zeroes at its end begin
+        while zeroes and zeroes[-1][1] >= longer:  # it ends where the zeroes at its end begin
             longer = min(longer, zeroes.pop()[0])
         if longer == 0:
             if hides and not exists:

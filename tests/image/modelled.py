@@ -126,7 +126,7 @@ def first_difference(a: bytes | bytearray, b: bytes | bytearray) -> object:
 def check_object_maps(rbd_cli: Run, name: str, snaps: list[str]) -> None:
     """`rbd` compares the object maps with the objects."""
     info = json.loads(rbd_cli("info", "--format", "json", name))
-    if "object-map" not in info["features"]:
+    if "object-map" not in info.get("features", ()):
         return
     for spec in (name, *[f"{name}@{s}" for s in snaps]):
         flags = json.loads(rbd_cli("info", "--format", "json", spec))["flags"]

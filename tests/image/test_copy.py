@@ -525,3 +525,27 @@ def test_a_copy_is_canceled(ioctx: rados.Ioctx, names: tuple[str, str, str], rbd
             purge(rbd_cli, ours)
         # nothing is left that keeps others from using the source
         run(image.write(0, memoryview(b"d")))
+
+
+def test_what_has_become_zero_is_removed_whatever_lies_behind_it(
+    ioctx: rados.Ioctx, names: tuple[str, str, str], rbd_cli: Run
+) -> None:
+    """Zeroes behind the end of a copied object once hid that all before them had become zero too: it was thought to
+    have a length still, and later zeroes to change it."""
+    name, dest, run = names[0], names[1], ioctx._client.run
+    rbd_cli("create", "--size", "1M", "--image-feature", EVERYTHING, "--object-size", "64K", name)
+    with opened(ioctx, name) as image:
+        source = Modelled(ioctx, image, rbd_cli, bytes(MIB))
+        source.write(0, b"1" * (64 * KIB))
+        source.write(192 * KIB, bytes(64 * KIB))
+        source.snap("a")
+        source.zero(0, 64 * KIB)
+        source.zero(192 * KIB, 64 * KIB)
+        source.snap("b")
+        source.write(0, bytes(100))
+        source.snap("c")
+        run(deep_copy.deep_copy(image, ioctx._io, dest, None, 20, MIB, 1))
+    with opened(ioctx, dest) as made:
+        copied = Modelled(ioctx, made, rbd_cli, source.now)
+        copied.snaps = dict(source.snaps)
+        copied.check()

@@ -149,10 +149,14 @@ def test_state_machine(model_conf: str) -> None:
         type("ImagesOfThisRun", (Images,), {}),
         settings=settings(
             max_examples=SEQUENCES,
+            derandomize="PYRBD_MODEL" not in os.environ,
             stateful_step_count=40,
             deadline=None,
             database=None,
-            phases=(Phase.explicit, Phase.generate),  # `--shrink` is faster than hypothesis, which knows nothing of images
+            phases=(
+                Phase.explicit,
+                Phase.generate,
+            ),  # `--shrink` is faster than hypothesis, which knows nothing of images
             suppress_health_check=list(HealthCheck),
         ),
     )

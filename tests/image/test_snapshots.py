@@ -213,7 +213,8 @@ def test_what_is_refused(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
 def test_an_id_that_is_not_used_is_given_back(ioctx: rados.Ioctx, name: str, rbd_cli: Run, ceph_cli: Run) -> None:
     """A snapshot that the header refuses leaves nothing in the pool."""
     rbd_cli("create", "--size", "1M", "--image-feature", "layering", name)
-    rbd_cli("snap", "limit", "set", "--limit", "0", name)
+    rbd_cli("snap", "create", "--no-progress", f"{name}@first")
+    rbd_cli("snap", "limit", "set", "--limit", "1", name)
     with opened(ioctx, name) as image:
         taken: list[int] = []
         client = image.client
@@ -235,6 +236,7 @@ def test_an_id_that_is_not_used_is_given_back(ioctx: rados.Ioctx, name: str, rbd
         finally:
             del client.create_selfmanaged_snap, client.remove_selfmanaged_snap  # type: ignore[method-assign]
         assert taken == []
+    purge(rbd_cli, name)
 
 
 def test_protection_and_clones_of_format_1(handle: rados.Rados, ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
@@ -398,8 +400,9 @@ def test_rollback_of_a_large_sparse_image(ioctx: rados.Ioctx, name: str, rbd_cli
                 assert run(image.read(1 << 35, 4096)) == b"1" * 4096
                 assert run(image.read(1 << 36, 4096)) == bytes(4096)
                 assert run(image.read((1 << 40) - 4096, 5000)) == b"1" * 4096
+                run(snapshots.remove(image, "s"))
         finally:
-            purge(rbd_cli, name)
+            rbd.RBD().remove(ioctx, name)
 
 
 def test_rollback_is_canceled(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
