@@ -74,8 +74,12 @@ class Mutex:
         hold = Hold(self)
         event: Event[None] = Event(self._client.driver)
         self._queue.append((event, ref(hold)))
-        self._advance()
-        await event
+        try:
+            self._advance()
+            await event
+        except BaseException:
+            hold.release()  # the traceback keeps it, and it may be ours already
+            raise
         return hold
 
     def _released(self, hold: Hold) -> None:
@@ -189,7 +193,11 @@ class Gate:
         """Keeps others out, and returns when nobody is inside: ``with await gate.block():``."""
         b = Block(self)
         self._blocks[id(b)] = ref(b)
-        await self.drain()
+        try:
+            await self.drain()
+        except BaseException:
+            b.release()  # the traceback keeps it
+            raise
         return b
 
     async def drain(self) -> None:
