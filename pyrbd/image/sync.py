@@ -179,6 +179,12 @@ class Gate:
         p.leave()
         return None
 
+    def join(self) -> Pass:
+        """Another pass for who is inside: for what he leaves behind."""
+        p = Pass(self)
+        self._inside[id(p)] = ref(p)
+        return p
+
     async def enter(self) -> Pass:
         """Waits while the gate is blocked: ``with await gate.enter():``."""
         while (p := self.try_enter()) is None:
@@ -195,6 +201,8 @@ class Gate:
         self._blocks[id(b)] = ref(b)
         try:
             await self.drain()
+            while any(p() is not None for p in list(self._inside.values())):
+                await self.drain()  # who was inside has let another one in
         except BaseException:
             b.release()  # the traceback keeps it
             raise
