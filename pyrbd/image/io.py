@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..denc import Encoder
 from ..rados import exceptions as rados
+from ..rados.completion import Event
 from ..rados.operations import ObjectOperation
-from ..rados.target import EMPTY_SNAPC
+from ..rados.target import EMPTY_SNAPC, SnapContext
 from . import features
 from .errors import InvalidArgument, OSError
 from .layout import Layout, ObjectExtent
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..rados.completion import Completion
     from ..rados.op import Op
     from .image import Image
-    from .sync import Pass
+
 
 WINDOW = 32
 """Object requests of one call that are in flight at a time,"""
@@ -223,13 +224,9 @@ def object_overlap(image: Image, object_no: int) -> bool:
     return offset < overlap
 
 
-async def perform(image: Image, request: ObjectWrite, inside: Pass | None = None) -> None:
+async def perform(image: Image, request: ObjectWrite) -> None:
     """Does one change of an object, with all that belongs to it: the object map before and after it,
-    and the copy-up from the parent.
-
-    Args:
-        inside: the pass of the image's gate for writes, which has to live as long as this takes.
-    """
+    and the copy-up from the parent."""
     object_no = request.object_no
     snapc = image.header.snap_context
     overlaps = object_overlap(image, object_no)
@@ -249,7 +246,7 @@ async def perform(image: Image, request: ObjectWrite, inside: Pass | None = None
         op.assert_exists()
     request.add(op)
     try:
-        await image.data_io.submit(image.object_name(object_no), op, snapc=snapc)
+        await _send(image, object_no, op, snapc)
     except rados.ObjectNotFound:
         if guarded:
             await _copyup(image, request)
@@ -257,6 +254,45 @@ async def perform(image: Image, request: ObjectWrite, inside: Pass | None = None
         if not request.skips_missing:
             raise
     await _afterwards(image, request)
+
+
+async def settled(image: Image, object_no: int, op: Op) -> None:
+    """Waits for a request that changes data. If the wait is interrupted the request goes on."""
+    try:
+        await op
+    except BaseException:
+        keep(image, object_no, op)
+        raise
+
+
+def keep(image: Image, object_no: int, completion: Completion[Any]) -> None:
+    """What goes on after an interrupt stays inside the image's gate, so that nothing is on its way when the lock is
+    given up; and what changes the same object next waits for it, or it could be undone."""
+    if completion.done:
+        return
+    inside = image.writes.join()
+    image.leftovers[id(completion)] = object_no, completion
+
+    def finished(c: Completion[Any]) -> None:
+        image.leftovers.pop(id(c), None)
+        inside.leave()
+
+    completion.add_done_callback(finished)
+
+
+async def _after_leftovers(image: Image, offset: int, length: int) -> None:
+    """Waits for what an interrupt has left behind at the objects of an extent."""
+    numbers = {e.object_no for e in image.layout.map(offset, length)}
+    for object_no, completion in list(image.leftovers.values()):
+        if object_no in numbers:
+            event: Event[None] = Event(image.client.driver)
+            completion.add_done_callback(lambda _, event=event: event.set_result(None))  # type: ignore[misc]
+            await event
+
+
+async def _send(image: Image, object_no: int, op: ObjectOperation, snapc: SnapContext) -> None:
+    name = image.object_name(object_no)
+    await settled(image, object_no, image.data_io.submit(name, op, snapc=snapc, lasting=True))
 
 
 async def _afterwards(image: Image, request: ObjectWrite) -> None:
@@ -314,21 +350,21 @@ async def _copyup_locked(image: Image, request: ObjectWrite | None, object_no: i
     if separate:
         # With an empty snapshot context, so that the data belongs to all snapshots.
         alone = EMPTY_SNAPC if request is None or not request.after_copyup or extents else snapc
-        await _send_copyup(image, name, data, extents, None, alone)
+        await _send_copyup(image, object_no, data, extents, None, alone)
         if request is None:
             return
         try:
-            await image.data_io.submit(name, request.add(ObjectOperation()), snapc=snapc)
+            await _send(image, object_no, request.add(ObjectOperation()), snapc)
         except rados.ObjectNotFound:
             if not request.skips_missing:
                 raise
         return
-    await _send_copyup(image, name, data, extents, request, snapc)
+    await _send_copyup(image, object_no, data, extents, request, snapc)
 
 
 async def _send_copyup(
     image: Image,
-    name: str,
+    object_no: int,
     data: memoryview,
     extents: list[tuple[int, int]],
     request: ObjectWrite | None,
@@ -354,7 +390,7 @@ async def _send_copyup(
         if request is not None:
             request.add(op)
         try:
-            await image.data_io.submit(name, op, snapc=snapc)
+            await _send(image, object_no, op, snapc)
         except rados.OSError as e:
             if e.errno != errno.EOPNOTSUPP or not sparse:
                 raise
@@ -397,11 +433,13 @@ def data_extents(view: memoryview) -> list[tuple[int, int]]:
 async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> int:
     """Writes; the data is safe on all replicas when this returns. Gives the number of bytes written:
     fewer than given only where the image ends."""
-    with image.try_enter_write() or await image.enter_write() as inside:
+    with image.try_enter_write() or await image.enter_write():
         length = image.clip(offset, len(data))
         if not length:
             return 0
         image.modified()
+        if image.leftovers:
+            await _after_leftovers(image, offset, length)
         if length < len(data):
             data = data[:length]
         object_map = image.object_map
@@ -411,9 +449,12 @@ async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> i
             if first == last:
                 at = offset & layout.object_size - 1
                 if image.parent is None and (object_map is None or object_map.state(first) == OBJECT_EXISTS):
-                    await io.submit_write(image.object_name(first), at, data, snapc=snapc, op_flags=op_flags)
+                    name = image.object_name(first)
+                    await settled(
+                        image, first, io.submit_write(name, at, data, snapc=snapc, op_flags=op_flags, lasting=True)
+                    )
                 else:
-                    await perform(image, DataWrite(first, at, data, op_flags), inside)
+                    await perform(image, DataWrite(first, at, data, op_flags))
                 return length
             if object_map is not None and image.parent is None:
                 await object_map.update(first, last + 1, OBJECT_EXISTS)  # one for all
@@ -423,22 +464,26 @@ async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> i
                 n = extent.object_no
                 piece = data[extent.buffer_offset : extent.buffer_offset + extent.length]
                 if image.parent is None and (object_map is None or object_map.state(n) == OBJECT_EXISTS):
-                    c = io.submit_write(image.object_name(n), extent.offset, piece, snapc=snapc, op_flags=op_flags)
-                    window.add(c)
+                    name = image.object_name(n)
+                    window.add(
+                        n, io.submit_write(name, extent.offset, piece, snapc=snapc, op_flags=op_flags, lasting=True)
+                    )
                 else:
                     request = DataWrite(n, extent.offset, piece, op_flags)
-                    window.add(image.client.spawn(perform(image, request, inside)))
+                    window.add(request.object_no, image.client.spawn(perform(image, request)))
         return length
 
 
 async def discard(image: Image, offset: int, length: int, granularity: int) -> int:
     """Makes an extent read as zeroes; with a granularity (bytes), only its multiples within each object,
     what is left over keeps its data. Gives the length within the image."""
-    with image.try_enter_write() or await image.enter_write() as inside:
+    with image.try_enter_write() or await image.enter_write():
         length = image.clip(offset, length)
         if not length:
             return 0
         image.modified()
+        if image.leftovers:
+            await _after_leftovers(image, offset, length)
         size = image.layout.object_size
         granularity = min(granularity, size)
         snapc = image.header.snap_context
@@ -455,9 +500,10 @@ async def discard(image: Image, offset: int, length: int, granularity: int) -> i
                 request = Discard(extent.object_no, start, end - start, size, hides, bool(snapc.snaps))
                 if image.object_map is None and not hides:
                     name = image.object_name(extent.object_no)
-                    window.add(image.data_io.submit(name, request.add(ObjectOperation()), snapc=snapc))
+                    c = image.data_io.submit(name, request.add(ObjectOperation()), snapc=snapc, lasting=True)
+                    window.add(request.object_no, c)
                 else:
-                    window.add(image.client.spawn(perform(image, request, inside)))
+                    window.add(request.object_no, image.client.spawn(perform(image, request)))
         return length
 
 
@@ -470,7 +516,7 @@ async def compare_and_write(image: Image, offset: int, compare: memoryview, data
     """
     if len(compare) != len(data):
         raise InvalidArgument(f"{len(compare)} bytes to compare, {len(data)} to write", errno.EINVAL)
-    with image.try_enter_write() or await image.enter_write() as inside:
+    with image.try_enter_write() or await image.enter_write():
         length = image.clip(offset, len(data))
         if not length:
             return 0
@@ -479,9 +525,11 @@ async def compare_and_write(image: Image, offset: int, compare: memoryview, data
         if len(extents) > 1 or extents[0].offset % unit + length > unit:
             raise InvalidArgument(f"{length} bytes at {offset} cross the border of a stripe unit", errno.EINVAL)
         image.modified()
+        if image.leftovers:
+            await _after_leftovers(image, offset, length)
         n, at = extents[0].object_no, extents[0].offset
         try:
-            await perform(image, CompareAndWrite(n, at, compare[:length], data[:length], op_flags), inside)
+            await perform(image, CompareAndWrite(n, at, compare[:length], data[:length], op_flags))
         except rados.ExtendMismatch as e:
             where = offset + e.offset
             raise MismatchError(f"the data at {where} is not what was expected", errno.EILSEQ, where) from None
@@ -489,18 +537,19 @@ async def compare_and_write(image: Image, offset: int, compare: memoryview, data
 
 
 class Window:
-    """Requests of one call in flight: at the end, or after an error, none is left."""
+    """Requests of one call that change data, in flight: at the end none is left. After an error, or an interrupt, those
+    that are left go on, inside the image's gate."""
 
     def __init__(self, image: Image) -> None:
         self._image = image
         self._size = window_size(image.layout)
-        self._pending: deque[Completion[Any]] = deque()
+        self._pending: deque[tuple[int, Completion[Any]]] = deque()
 
     async def __aenter__(self) -> Window:
         return self
 
-    def add(self, completion: Completion[Any]) -> None:
-        self._pending.append(completion)
+    def add(self, object_no: int, completion: Completion[Any]) -> None:
+        self._pending.append((object_no, completion))
 
     async def room(self) -> None:
         """Waits until another request may be sent."""
@@ -509,34 +558,19 @@ class Window:
 
     async def _next(self) -> None:
         try:
-            await self._pending[0]
+            await self._pending[0][1]
         except rados.ObjectNotFound:
             pass  # a discard of what is not there
         self._pending.popleft()
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        from ..rados.op import Op
-
         try:
             while error is None and self._pending:
                 await self._next()
-        except BaseException as e:
-            error = e
-            raise
         finally:
-            given_up = rados.make_ex(-errno.ECANCELED, "given up after another request of the same call failed")
-            tasks = []
-            for c in self._pending:
-                if isinstance(c, Op):
-                    self._image.client.objecter.cancel(c, given_up)
-                else:
-                    tasks.append(c)
-            if error is None or isinstance(error, Exception):
-                for c in tasks:  # these go to their end
-                    try:
-                        await c
-                    except Exception:
-                        pass
+            for object_no, completion in self._pending:
+                completion.attend()
+                keep(self._image, object_no, completion)
 
 
 def coalesce(layout: Layout, offset: int, length: int) -> list[ObjectExtent]:

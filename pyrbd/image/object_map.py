@@ -227,6 +227,9 @@ class _Cell:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
         guard, self._guard = self._guard, None
         if guard is not None:
             guard.release(self)
@@ -257,15 +260,19 @@ class _Guard:
         cell = _Cell(self, first, last)
         with self._lock:
             self._cells.append(ref(cell))
-        while True:
-            event: Event[None] = Event(self.client.driver)
-            with self._lock:
-                free = self._is_next(cell)
-                if not free:
-                    self._waiting.append((event, first, last))
-            if free:
-                return cell
-            await event
+        try:
+            while True:
+                event: Event[None] = Event(self.client.driver)
+                with self._lock:
+                    free = self._is_next(cell)
+                    if not free:
+                        self._waiting.append((event, first, last))
+                if free:
+                    return cell
+                await event
+        except BaseException:
+            cell.leave()  # the traceback keeps it
+            raise
 
     def _is_next(self, cell: _Cell) -> bool:
         for other in self._cells:

@@ -74,8 +74,12 @@ class Mutex:
         hold = Hold(self)
         event: Event[None] = Event(self._client.driver)
         self._queue.append((event, ref(hold)))
-        self._advance()
-        await event
+        try:
+            self._advance()
+            await event
+        except BaseException:
+            hold.release()  # the traceback keeps it, and it may be ours already
+            raise
         return hold
 
     def _released(self, hold: Hold) -> None:
@@ -175,6 +179,12 @@ class Gate:
         p.leave()
         return None
 
+    def join(self) -> Pass:
+        """Another pass for who is inside: for what he leaves behind."""
+        p = Pass(self)
+        self._inside[id(p)] = ref(p)
+        return p
+
     async def enter(self) -> Pass:
         """Waits while the gate is blocked: ``with await gate.enter():``."""
         while (p := self.try_enter()) is None:
@@ -189,7 +199,13 @@ class Gate:
         """Keeps others out, and returns when nobody is inside: ``with await gate.block():``."""
         b = Block(self)
         self._blocks[id(b)] = ref(b)
-        await self.drain()
+        try:
+            await self.drain()
+            while any(p() is not None for p in list(self._inside.values())):
+                await self.drain()  # who was inside has let another one in
+        except BaseException:
+            b.release()  # the traceback keeps it
+            raise
         return b
 
     async def drain(self) -> None:

@@ -90,6 +90,7 @@ class IoContext:
         flags: int = 0,
         mtime: float | None = None,
         throttled: bool = True,
+        lasting: bool = False,
     ) -> Op:
         """Sends a built operation; the result is an :class:`OpReply`, a failure the
         exception for its errno.
@@ -101,6 +102,7 @@ class IoContext:
             snapid: the snapshot to read from.
             snapc: the snapshots that a write must preserve.
             background: True when no thread is going to wait for the completion.
+            lasting: True for what goes on when who waits for it is interrupted.
         """
         objecter = self.client.objecter
         op = objecter.operation(
@@ -112,6 +114,7 @@ class IoContext:
             deadline=self._deadline(),
         )
         op.throttled = throttled
+        op.lasting = lasting
         if mtime is not None:
             op.mtime = (int(mtime), 0)
         return objecter.submit(op, background=background)
@@ -159,8 +162,9 @@ class IoContext:
         snapc: SnapContext | None = None,
         background: bool = False,
         op_flags: int = 0,
+        lasting: bool = False,
     ) -> Op:
-        """Writes `data`, which must not change until the completion is done; result None."""
+        """Writes `data`, which must not change until the completion is done; result None. See :meth:`submit`."""
         if offset < 0 or not len(data):
             raise ValueError(f"write of {len(data)} bytes at {offset}")
         objecter = self.client.objecter
@@ -176,6 +180,7 @@ class IoContext:
             deadline=self._deadline() if self.client.op_timeout else None,
             cost=len(data),
         )
+        op.lasting = lasting
         return objecter.submit(op, background=background)
 
     async def operate(self, oid: str, operation: ObjectOperation, **kwargs: Any) -> OpReply:

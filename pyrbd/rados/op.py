@@ -48,6 +48,7 @@ class Op(Completion[Any]):
         "flags",
         "force_epoch",
         "into",
+        "lasting",
         "lost",
         "mtime",
         "n_ops",
@@ -94,6 +95,8 @@ class Op(Completion[Any]):
         self.cost = cost
         """Bytes that it takes to keep it in flight."""
         self.throttled = True
+        self.lasting = False
+        """Whether it goes on when who waits for it is interrupted."""
         self.admitted = False
         self.paused = False
         self.ops = ops
@@ -173,6 +176,10 @@ class Op(Completion[Any]):
         self.objecter.attend(self)
 
     def abandon(self) -> None:
+        if self.lasting:
+            self.data = bytes(self.data)  # its owner may go on with the buffer
+            self.attend()
+            return
         self.objecter.cancel(self, make_ex(-errno.ECANCELED, f"the wait for {self.target} was interrupted"))
 
     def expire(self) -> None:
