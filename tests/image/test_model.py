@@ -22,7 +22,7 @@ from tests.image.model.engine import NEEDS, Engine, Mismatch, prepare, wipe
 from tests.image.model.run import do
 from tests.image.model.steps import Generator, Spec, Step, World, discarded
 
-SEQUENCES = int(os.environ.get("PYRBD_MODEL", "2"))
+SEQUENCES = int(os.environ.get("PYRBD_MODEL", "8"))
 KIB = 1024
 
 
