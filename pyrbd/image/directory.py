@@ -14,14 +14,12 @@ from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from . import cls_rbd, features, notify, operation, trash
 from .create import check_name, create, exists, validate_pool
-from .errors import ImageExists, ImageNotFound, InvalidArgument, OutOfRangeArgument
+from .errors import ImageExists, ImageNotFound
 from .image import Image
-from .layout import Layout
 from .remove import OnProgress, remove, remove_image, remove_objects, report
 
 if TYPE_CHECKING:
-    from ..rados.completion import Completion
-    from ..rados.io import IoContext, OpReply
+    from ..rados.io import IoContext
 
 __all__ = [
     "OnProgress",
@@ -34,7 +32,6 @@ __all__ = [
     "rename",
     "rename_open",
     "report",
-    "resize",
     "validate_pool",
 ]
 
@@ -151,47 +148,3 @@ async def _current_name(image: Image) -> str:
         return cls_rbd.decode_string(await image.io.call(cls_rbd.RBD_DIRECTORY, "rbd", "dir_get_name", encoded))
     except rados.ObjectNotFound:
         raise ImageNotFound(f"image {image.name} is not in the directory any more", errno.ENOENT) from None
-
-
-async def _gone(completion: Completion[OpReply]) -> None:
-    try:
-        await completion
-    except rados.ObjectNotFound:
-        pass
-
-
-async def resize(image: Image, size: int, allow_shrink: bool = True, on_progress: OnProgress | None = None) -> None:
-    """Makes an image larger or smaller (`src/librbd/operation/ResizeRequest.cc`).
-
-    When it shrinks, the data beyond the new end is removed first, so that it does not come
-    back when the image grows again.
-
-    Raises:
-        InvalidArgument: it would shrink and must not; FunctionNotSupported, ReadOnlyImage.
-    """
-    if not 0 <= size < 1 << 64:
-        raise OutOfRangeArgument(f"size {size} is not that of an image", errno.EINVAL)
-    await image.prepare_write()
-    header = image.header
-    if size < header.size and not allow_shrink:
-        raise InvalidArgument(f"image {image.name} is larger than {size} bytes and must not shrink", errno.EINVAL)
-    if size < header.size:
-        await _trim(image, size, header.size, on_progress)
-    await image.io.operate(image.header_oid, cls_rbd.set_size(ObjectOperation(), size))
-    await image.header_changed()
-    report(on_progress, 1, 1)
-
-
-async def _trim(image: Image, size: int, old_size: int, on_progress: OnProgress | None) -> None:
-    """TrimRequest: removes the objects that are beyond the end, cuts those that reach over it."""
-    layout: Layout = image.layout
-    period_end = -(-size // layout.period) * layout.period
-    keep = layout.num_objects(size)
-    whole = range(keep, layout.num_objects(old_size))
-    # what is beyond the end in the objects that stay
-    edge = {e.object_no: e.offset for e in reversed(list(layout.map(size, max(0, min(period_end, old_size) - size))))}
-    for object_no, offset in edge.items():
-        if object_no < keep:
-            op = ObjectOperation().truncate(offset)
-            await _gone(image.data_io.submit(image.object_name(object_no), op, snapc=image.header.snap_context))
-    await remove_objects(image, whole, on_progress)
