@@ -92,6 +92,7 @@ def run(
                 Overwriter("ec-overwriter", seed, second.open_ioctx(ERASURE), 24),
                 ImageWriter("image", seed, second.open_ioctx(REPLICATED)),
                 ImageWriter("ec-image", seed, second.open_ioctx(REPLICATED), ERASURE),
+                ImageWriter("locked-image", seed, second.open_ioctx(REPLICATED), features=61),
                 AsyncioAppender("asyncio", seed, conf, REPLICATED, 8),
                 Lister("lister", seed, first.open_ioctx(REPLICATED), 200),
                 VersionChain("versions", seed, first.open_ioctx(REPLICATED), 6),

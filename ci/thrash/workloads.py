@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pyrbd import aio, rados, rbd
+from pyrbd.image.rebuild import check_object_map
 
 RECORD = struct.Struct("<8sQ")
 MAGIC = b"thrashed"
@@ -220,17 +221,24 @@ class Overwriter(Workload):
 
 
 class ImageWriter(Workload):
-    """Writes blocks of an image and reads them back; `image` may have an erasure-coded data pool."""
+    """Writes blocks of an image and reads them back.
+
+    Args:
+        data_pool: an erasure-coded one, perhaps.
+        features: of the image; with an exclusive lock and an object map, these are checked as well.
+    """
 
     BLOCK = 16384
 
-    def __init__(self, name: str, seed: int, ioctx: rados.Ioctx, data_pool: str | None = None) -> None:
+    def __init__(
+        self, name: str, seed: int, ioctx: rados.Ioctx, data_pool: str | None = None, features: int = 1
+    ) -> None:
         super().__init__(name, seed)
         self._io = ioctx
         self.blocks = 512
         self._content: dict[int, set[int]] = {}
         size = self.blocks * self.BLOCK
-        rbd.RBD().create(ioctx, name, size, 20, features=1, data_pool=data_pool)
+        rbd.RBD().create(ioctx, name, size, 20, features=features, data_pool=data_pool)
         self._image = rbd.Image(ioctx, name)
         self._generation = 0
 
@@ -260,6 +268,10 @@ class ImageWriter(Workload):
             data = self._image.read(i * self.BLOCK, self.BLOCK)
             if data not in {self._block(g) for g in allowed}:
                 self.found.lost.append(f"{self.name}: block {i} is {data[:8].hex()}, not of {sorted(allowed)[-3:]}")
+        if self._image.features() & rbd.RBD_FEATURE_OBJECT_MAP and not self._image.flags():
+            core = self._image._core
+            if not self._io.rados.client.run(check_object_map(core)):
+                self.found.wrong.append(f"{self.name}: its object map")
         self._image.close()
 
 
