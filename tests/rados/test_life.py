@@ -417,7 +417,8 @@ print("leaving")
 """
     begun = time.monotonic()
     done = run_python(code, conf, name)
-    assert done.returncode == 0 and done.stdout == "leaving\n"
+    # the image's lock is given up at the end, and its header's watchers hear of it
+    assert done.returncode == 0 and done.stdout.startswith("leaving\n")
     assert time.monotonic() - begun < 10
     assert "Traceback" not in done.stderr
 
