@@ -23,7 +23,7 @@ from ..msgr.osdop import NOSNAP, SNAPDIR, OpFlag
 from ..msgr.types import CloneInfo, ListSnaps
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
-from . import features, object_map
+from . import bulk, features, object_map
 from .bit_vector import BitVector, PairTable
 from .errors import ImageNotFound, InvalidArgument, make_ex
 from .io import OBJECT_EXISTS_CLEAN, OBJECT_NONEXISTENT
@@ -178,10 +178,10 @@ class _Diff:
             except (rados.OSError, rados.InvalidArgumentError, DecodeError) as e:
                 usable = False
                 if isinstance(e, rados.ConnectionShutdown | rados.TimedOut):
-                    await _settle([c for _, c in pending])
+                    await bulk.settle([c for _, c in pending])
                     raise
             if not usable:
-                await _settle([c for _, c in pending])
+                await bulk.settle([c for _, c in pending])
                 return None
             part = vector.part(base, min(count, objects.stop))
             states.resize(part.size)
@@ -228,7 +228,7 @@ class _Diff:
     async def _run_slow(self, emit: Callable[[int, int, bool], None]) -> None:
         image = self.image
         await self._find_existing()
-        window = max(1, image.config.get_int("rbd_concurrent_management_ops"))
+        window = bulk.window(image)
         pending: deque[Completion[list[Extent]]] = deque()
 
         async def report() -> None:
@@ -247,7 +247,7 @@ class _Diff:
             while pending:
                 await report()
         except Exception:
-            await _settle(pending)
+            await bulk.settle(pending)
             raise
 
     async def _find_existing(self) -> None:
@@ -386,15 +386,6 @@ class _Diff:
         if change.exists:
             return changed, holes
         return [], _union([*holes, *changed])
-
-
-async def _settle(completions: Iterable[Completion[Any]]) -> None:
-    """What we have begun goes to its end."""
-    for c in completions:
-        try:
-            await c
-        except Exception:
-            pass
 
 
 async def _load_map(image: Image, snap_id: int) -> BitVector:

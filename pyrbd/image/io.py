@@ -18,6 +18,7 @@ from ..rados.completion import Event
 from ..rados.operations import ObjectOperation
 from ..rados.target import EMPTY_SNAPC, SnapContext
 from . import features
+from .bulk import settle
 from .errors import InvalidArgument, OSError
 from .layout import Layout, ObjectExtent
 
@@ -108,11 +109,7 @@ async def read_into(image: Image, offset: int, view: memoryview, op_flags: int) 
         for _, op in pending:
             client.objecter.cancel(op, error)
         if isinstance(e, Exception):
-            for task in missing:
-                try:
-                    await task
-                except Exception:
-                    pass
+            await settle(missing)
         raise
 
 
@@ -324,16 +321,8 @@ async def _copyup(image: Image, request: ObjectWrite) -> None:
 
 
 async def _copyup_locked(image: Image, request: ObjectWrite | None, object_no: int) -> None:
-    name = image.object_name(object_no)
     snapc = image.header.snap_context
     object_map = image.object_map
-    if request is None and object_map is not None and object_map.may_exist(object_no):
-        try:  # what is there already keeps its states in the map
-            await image.data_io.operate(name, ObjectOperation().stat())
-        except rados.ObjectNotFound:
-            pass
-        else:
-            return
     data, extents = await _parent_object(image, object_no)
     if request is None and not extents:
         return

@@ -24,7 +24,7 @@ from ..rados import cls_lock
 from ..rados import exceptions as rados
 from ..rados.completion import Event
 from ..rados.operations import ObjectOperation
-from . import features
+from . import bulk, features
 from .bit_vector import BitVector, PairTable
 from .errors import InvalidArgument
 from .io import OBJECT_EXISTS, OBJECT_EXISTS_CLEAN, OBJECT_NONEXISTENT, OBJECT_PENDING
@@ -71,7 +71,7 @@ def object_map_object(image_id: str, snap_id: int = NOSNAP) -> str:
 
 def resize_operation(object_count: int, default_state: int = OBJECT_NONEXISTENT) -> ObjectOperation:
     """Makes a map, or gives it another size; ESTALE when objects are cut off that are not in `default_state`."""
-    return ObjectOperation().call_write("rbd", "object_map_resize", struct.pack("<QB", object_count, default_state))
+    return _resize(ObjectOperation(), object_count, default_state)
 
 
 def _resize(op: ObjectOperation, object_count: int, default_state: int) -> ObjectOperation:
@@ -136,7 +136,7 @@ async def remove_object_maps(image: Image) -> None:
 
 async def in_window(image: Image, requests: Iterable[tuple[str, ObjectOperation]], missing: bool = False) -> None:
     """Sends requests for objects of the image's pool, some at a time; `missing` ones may be."""
-    window = max(1, image.config.get_int("rbd_concurrent_management_ops"))
+    window = bulk.window(image)
     pending: deque[Completion[object]] = deque()
 
     async def next_one() -> None:

@@ -14,7 +14,7 @@ from ..msgr.osdop import NOSNAP, SNAPDIR
 from ..msgr.types import ListSnaps
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
-from . import features, object_map
+from . import bulk, features, object_map
 from .bit_vector import BitVector
 from .directory import OnProgress, report
 from .errors import InvalidArgument, ReadOnlyImage
@@ -140,7 +140,7 @@ async def _remove_beyond(image: Image, old: BitVector, count: int) -> None:
     pending: deque[Completion[Any]] = deque()
     numbers = list(old.nonzero(count))
     for n in reversed(numbers):
-        if len(pending) >= _window(image):
+        if len(pending) >= bulk.window(image):
             await _gone(pending.popleft())
         pending.append(image.data_io.submit(image.object_name(n), operation, snapc=image.header.snap_context))
     while pending:
@@ -154,10 +154,6 @@ async def _gone(completion: Completion[Any]) -> None:
         pass
 
 
-def _window(image: Image) -> int:
-    return max(1, image.config.get_int("rbd_concurrent_management_ops"))
-
-
 async def _look(
     image: Image, numbers: Iterable[int], found: dict[int, BitVector], on_progress: OnProgress | None
 ) -> None:
@@ -165,7 +161,7 @@ async def _look(
     numbers = numbers if isinstance(numbers, range) else list(numbers)
     if isinstance(numbers, range) and len(numbers) > LIST_INSTEAD:
         numbers = await existing_objects(image, numbers)
-    window, total = _window(image), len(numbers)
+    window, total = bulk.window(image), len(numbers)
     snap_ids = [s.id for s in image.header.snaps]
     fast_diff = image.has(features.FAST_DIFF)
     listing = ObjectOperation().list_snaps()

@@ -18,7 +18,7 @@ from ..errors import DecodeError
 from ..log import Log
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
-from . import cls_rbd, features, object_map, trash
+from . import bulk, cls_rbd, features, object_map, trash
 from .clone import detach_child
 from .errors import Error, ImageBusy, ImageHasSnapshots, ImageMemberOfGroup, ImageNotFound, OSError, make_ex
 from .exclusive_lock import STANDARD
@@ -221,7 +221,7 @@ async def remove_objects(image: Image, objects: range, on_progress: OnProgress |
     can be there, the pool is listed, and only what it has is removed: an image of 1 PiB may have
     2**28 objects, and has few.
     """
-    io, window = image.data_io, max(1, image.config.get_int("rbd_concurrent_management_ops"))
+    io, window = image.data_io, bulk.window(image)
     snapc = image.header.snap_context
     numbers: Sequence[int] = objects
     vector = await _load_object_map(image)
