@@ -14,7 +14,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
-from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -23,6 +22,7 @@ from ..log import Log
 from ..msgr.cephx import Authenticator, CephxAuthorizer, NoneAuthenticator
 from ..msgr.connection import Connection
 from ..msgr.features import FEATURES_SUPPORTED
+from ..msgr.frames import no_sink
 from ..msgr.messages import (
     POOL_OP_CREATE,
     POOL_OP_CREATE_SNAP,
@@ -41,6 +41,7 @@ from .commands import Commands, Dialog, parse_pgid
 from .completion import Completion, after_fork
 from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, make_ex
 from .keyring import find_key
+from .messenger import MessengerOptions
 from .monclient import CommandReply, MonClient, features_for_commands
 from .monhost import find_monitors
 from .objecter import Objecter
@@ -55,10 +56,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = Log("client")
-
-
-def no_sink(tid: int, length: int) -> None:
-    """For connections whose answers go to no caller's buffer."""
 
 
 class Driver(Protocol):
@@ -109,8 +106,9 @@ class Client:
         """Whether the OSDs have the class method of that name (octopus); False after one said no."""
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
-        self._global_seq = count(1)
+        self._global_seq = 0
         self._seq_lock = Lock()
+        self._messenger: MessengerOptions | None = None
         self._auth_failures: list[float] = []
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
@@ -231,6 +229,7 @@ class Client:
         limit = timeout if timeout else config.get_float("client_mount_timeout")
         deadline = time.monotonic() + limit if limit else None
         try:
+            self._messenger = MessengerOptions.from_config(config)
             addrs = find_monitors(config)
             methods = config.get_list("auth_supported") or config.get_list("auth_client_required")
             key = None
@@ -261,7 +260,7 @@ class Client:
             addrs,
             config.id,
             key,
-            nonce=self._nonce,
+            connect=self.connection,
             on_map=self.objecter.handle_map,
             osdmap_epoch=lambda: self.objecter.osdmap.epoch if self.objecter.osdmap else 0,
         )
@@ -322,19 +321,29 @@ class Client:
         return self.connection(ENTITY_TYPE_OSD, addr, auth, sink)
 
     def connection(self, kind: int, addr: EntityAddr, auth: Authenticator, sink: Sink = no_sink) -> Connection:
-        """A new connection to a daemon, not started."""
-        with self._seq_lock:
-            seq = next(self._global_seq)
+        """A new connection to a daemon, not started. Raises AuthError when no mode is left for it."""
+        options = self._messenger
+        assert options is not None
         return Connection(
             kind,
             addr,
             auth,
             own_nonce=self._nonce,
             global_id=self.mon.global_id if self.mon is not None else 0,
-            global_seq=seq,
+            global_seq=self._next_global_seq(0),
+            next_global_seq=self._next_global_seq,
+            modes=options.modes(kind),
             features=features_for_commands() if kind == ENTITY_TYPE_MON else FEATURES_SUPPORTED,
+            compression=options.offer(kind),
+            crc_data=options.crc_data,
             sink=sink,
         )
+
+    def _next_global_seq(self, above: int) -> int:
+        """Numbers our connections, each higher than those before and than `above`."""
+        with self._seq_lock:
+            self._global_seq = seq = max(self._global_seq, above) + 1
+        return seq
 
     def _want_map(self) -> None:
         if self.mon is not None:
@@ -358,7 +367,10 @@ class Client:
         self.driver.defer(ask)
 
     def _auth_failed(self, error: AuthError) -> bool:
-        """An OSD did not accept our ticket: gets another. False when that has not helped."""
+        """An OSD did not accept our ticket: gets another. False when that has not helped, or cannot,
+        as when we have no connection mode in common."""
+        if error.errno == errno.EOPNOTSUPP:
+            return False
         now = time.monotonic()
         self._auth_failures = [t for t in self._auth_failures if now - t < AUTH_FAILURE_WINDOW] + [now]
         n = len(self._auth_failures)

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError
 from ..log import Log
-from ..msgr.cephx import CephxMonAuthenticator, CryptoKey, NoneAuthenticator, Ticket
-from ..msgr.connection import Connection
+from ..msgr.cephx import Authenticator, CephxMonAuthenticator, CryptoKey, NoneAuthenticator, Ticket
 from ..msgr.features import FEATURES_SUPPORTED, SERVER_QUINCY_BIT
 from ..msgr.messages import (
     PRIO_DEFAULT,
@@ -52,7 +51,7 @@ from .session import Session
 
 if TYPE_CHECKING:
     from ..denc import Buffer
-    from ..msgr.connection import Message, Ready
+    from ..msgr.connection import Connection, Message, Ready
     from .client import Driver
 
 _log = Log("monclient")
@@ -110,6 +109,7 @@ class MonClient:
         addrs: where monitors may be, from the configuration.
         entity: the client's name, without ``client.``.
         key: its secret, or None for `auth_client_required = none`.
+        connect: makes a connection to a kind of daemon at an address.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class MonClient:
         entity: str,
         key: CryptoKey | None,
         *,
-        nonce: int,
+        connect: Callable[[int, EntityAddr, Authenticator], Connection],
         on_map: Callable[[MOSDMap], None],
         osdmap_epoch: Callable[[], int],
     ) -> None:
@@ -133,7 +133,7 @@ class MonClient:
         self._addrs = list(addrs)
         self._entity = entity
         self._key = key
-        self._nonce = nonce
+        self._connect = connect
         self._on_map = on_map
         self._osdmap_epoch = osdmap_epoch
         self._session: Session | None = None
@@ -222,18 +222,10 @@ class MonClient:
 
     def _try(self, addr: EntityAddr) -> None:
         try:
-            auth = self.authenticator()
+            conn = self._connect(ENTITY_TYPE_MON, addr, self.authenticator())
         except AuthError as e:
             self._give_up(e)
             return
-        conn = Connection(
-            ENTITY_TYPE_MON,
-            addr,
-            auth,
-            own_nonce=self._nonce,
-            global_id=self.global_id,
-            features=features_for_commands(),
-        )
         session = Session("mon", conn, self, self.driver, blocking=False)
         self._hunting[id(session)] = session
         session.start()
