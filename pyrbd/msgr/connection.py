@@ -30,7 +30,7 @@ from typing import Annotated, NamedTuple
 from ..denc import Buffer, Decoder, Struct, Vector, blob, s32, s64, u8, u32, u64
 from ..errors import AuthError, DecodeError, ProtocolError, errno_name
 from . import frames
-from .cephx import AUTH_METHOD_NAMES, Authenticator, AuthResult
+from .auth import AUTH_METHOD_NAMES, AUTH_METHOD_NONE, Authenticator, AuthResult
 from .features import FEATURES_REQUIRED, FEATURES_SUPPORTED, feature_names
 from .frames import (
     BANNER,
@@ -241,7 +241,7 @@ class Connection:
         self.own_addr: EntityAddr | None = None
         self.in_seq = 0
         self._auth = auth
-        self._modes = modes
+        self._modes = self._offered = modes
         self._announced = features
         self._own_nonce = own_nonce
         self._global_seq = global_seq
@@ -259,6 +259,11 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection to {self.peer_name} at {self.target} {self.state.value}>"
+
+    @property
+    def auth(self) -> Authenticator:
+        """The authentication in use: of those that we offered, the one that the peer took."""
+        return self._auth
 
     @property
     def peer_name(self) -> str:
@@ -395,8 +400,17 @@ class Connection:
             raise ProtocolError(f"{self.target} requires messenger features {required:#x} that are not spoken here")
         self.state = State.HELLO
         self._send_struct(Tag.HELLO, Hello(ENTITY_TYPE_CLIENT, self.target))
-        self._send_struct(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, self._modes, self._auth.request()))
+        self._send_auth_request()
         return True
+
+    def _send_auth_request(self) -> None:
+        modes = self._modes
+        if self._auth.method == AUTH_METHOD_NONE:  # nothing to make keys of
+            modes = tuple(m for m in modes if m == MODE_CRC)
+            if not modes:
+                raise AuthError("without authentication (auth_client_required = none) only crc mode is possible")
+        self._offered = modes
+        self._send_struct(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, modes, self._auth.request()))
 
     def _dispatch(self, frame: Frame) -> Event | None:
         handler = TRANSITIONS[self.state].get(frame.tag)
@@ -427,10 +441,14 @@ class Connection:
 
     def _on_auth_bad_method(self, frame: Frame) -> None:
         bad = AuthBadMethod.decode(Decoder(self._payload(frame)))
+        other = self._auth.instead(bad.allowed_methods)
+        if other is not None:
+            self._auth = other
+            self._send_auth_request()
+            return
         if bad.result == -13 or (bad.result == -1 and bad.method in bad.allowed_methods):  # nautilus: EPERM
             raise AuthError(
-                f"{self.peer_name} at {self.target} did not accept our name and key",
-                hint="is the entity known to this cluster (ceph auth ls), and is this its key?",
+                f"{self.peer_name} at {self.target} did not accept our name and key", hint=self._auth.refused_hint()
             )
         methods = "/".join(AUTH_METHOD_NAMES.get(m, str(m)) for m in bad.allowed_methods) or "nothing"
         modes = "/".join(MODE_NAMES.get(m, str(m)) for m in bad.allowed_modes) or "nothing"
@@ -443,7 +461,7 @@ class Connection:
 
     def _on_auth_done(self, frame: Frame) -> None:
         done = AuthDone.decode(Decoder(self._payload(frame)))
-        if done.con_mode not in self._modes:
+        if done.con_mode not in self._offered:
             raise ProtocolError(f"{self.peer_name} chose connection mode {done.con_mode}, which we did not offer")
         self._result = self._auth.done(done.payload)
         if self.global_id == 0:

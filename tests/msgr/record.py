@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from ci.cluster import NativeCluster  # noqa: E402
-from pyrbd.msgr import cephx  # noqa: E402
+from pyrbd.msgr import crypto  # noqa: E402
 from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator  # noqa: E402
 from pyrbd.msgr.connection import Connection, Message, Ready  # noqa: E402
 from pyrbd.msgr.messages import MMonSubscribe, MOSDMap, SubscribeItem  # noqa: E402
@@ -32,6 +32,11 @@ from pyrbd.rados.operations import ObjectOperation  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 FIXED = 0x0123456789ABCDEF
+
+
+def fixed_bytes(n: int) -> bytes:
+    """Our challenges, nonces and confounders."""
+    return (FIXED.to_bytes(8, "little") * (n // 8 + 1))[:n]
 
 
 class Tape:
@@ -63,7 +68,7 @@ class Tape:
 
 def main() -> None:
     DATA.mkdir(exist_ok=True)
-    cephx._random_u64 = lambda: FIXED
+    crypto.random_bytes = fixed_bytes
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         cluster = NativeCluster(Path(directory) / "c")
         cluster.up()

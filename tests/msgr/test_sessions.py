@@ -12,21 +12,25 @@ from typing import Any
 import pytest
 
 from pyrbd.errors import AuthError, DecodeError, ProtocolError, PyrbdError
-from pyrbd.msgr import cephx
-from pyrbd.msgr.cephx import AuthResult, CephxAuthorizer, CephxMonAuthenticator, CryptoKey, Ticket
+from pyrbd.msgr import crypto
+from pyrbd.msgr.auth import AuthResult
+from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator, Ticket
 from pyrbd.msgr.connection import TRANSITIONS, Connection, Event, Message, Ready, State
+from pyrbd.msgr.crypto import CryptoKey, Secret
 from pyrbd.msgr.messages import Message as Front
 from pyrbd.msgr.messages import MMonMap, MMonSubscribe, MonMap, MOSDMap, SubscribeItem
 from pyrbd.msgr.osdop import MOSDOp, MOSDOpReply, decode_reply
 from pyrbd.msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr
 from pyrbd.osdmap import OSDMap
 
+from .record import fixed_bytes
+
 RECORD: dict[str, Any] = json.loads(gzip.decompress((Path(__file__).parent / "data" / "sessions.json.gz").read_bytes()))
 
 
 @pytest.fixture(autouse=True)
 def fixed_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cephx, "_random_u64", lambda: RECORD["random"])
+    monkeypatch.setattr(crypto, "random_bytes", fixed_bytes)
 
 
 def bytes_of(which: str, direction: str) -> bytes:
@@ -198,13 +202,13 @@ def test_secrets_are_not_shown() -> None:
     key = CryptoKey.from_bytes(bytes.fromhex(RECORD["key"]))
     events, _, conn = play("mon", len)
     shown = repr(key) + repr(events) + repr(conn) + repr(conn._result)
-    assert key.secret.hex() not in shown and repr(key.secret)[2:-1] not in shown
-    for ticket in events[0].auth.tickets.values():  # type: ignore[union-attr]
-        assert repr(ticket.session_key.secret)[2:-1] not in shown
+    secrets = [key.secret, *(t.session_key.secret for t in events[0].auth.tickets.values())]  # type: ignore[union-attr]
+    for secret in secrets:
+        assert secret.hex() not in shown and repr(bytes(secret))[2:-1] not in shown
 
 
 def test_a_wrong_key_does_not_open_tickets() -> None:
     conn = make("mon")
-    conn._auth._key = CryptoKey(1, conn._auth._key.created, bytes(16))  # type: ignore[attr-defined]
+    conn._auth._key = CryptoKey(1, conn._auth._key.created, Secret(bytes(16)))  # type: ignore[attr-defined]
     with pytest.raises((AuthError, DecodeError)):
         conn.receive_data(bytes_of("mon", "rx"))
