@@ -456,7 +456,7 @@ class Connection:
         raise AuthError(
             f"{self.peer_name} at {self.target} refused authentication {AUTH_METHOD_NAMES.get(bad.method, bad.method)} "
             f"in mode {ours}: {errno_name(bad.result)}; it allows {methods} in mode {modes}",
-            errno=abs(bad.result) or 95,
+            errno=13 if bad.result in (0, -95) else abs(bad.result),  # EACCES, as librados says
         )
 
     def _on_auth_done(self, frame: Frame) -> None:

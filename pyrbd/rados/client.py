@@ -146,6 +146,10 @@ class Client:
     def global_id(self) -> int:
         return self._mon().global_id
 
+    def known_as(self, global_id: int) -> bool:
+        """Whether that is, or was, our global id."""
+        return global_id in self._mon().tickets.known_as
+
     @property
     def fsid(self) -> str:
         """The cluster's id as text."""
