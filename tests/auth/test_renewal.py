@@ -128,7 +128,8 @@ def test_a_ticket_of_secrets_that_are_gone_is_replaced(client: rados.Rados, mon:
 
 
 def test_the_old_ticket_proves_who_we_are_to_any_monitor(client: rados.Rados, mon: MonClient) -> None:
-    global_id, seen = client.get_instance_id(), set()
+    global_id = client.get_instance_id()
+    seen: set[object] = set()
     end = time.monotonic() + 60
     while len(seen) < 3:
         assert time.monotonic() < end, seen
