@@ -14,7 +14,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
-from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -22,6 +21,7 @@ from ..errors import AuthError, ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.connection import Connection
 from ..msgr.features import FEATURES_SUPPORTED
+from ..msgr.frames import no_sink
 from ..msgr.messages import (
     POOL_OP_CREATE,
     POOL_OP_CREATE_SNAP,
@@ -39,6 +39,7 @@ from ..osdmap import OSDMap
 from .commands import Commands, Dialog, parse_pgid
 from .completion import Completion, after_fork
 from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, make_ex
+from .messenger import MessengerOptions
 from .monclient import CommandReply, MonClient, features_for_commands
 from .monhost import find_monitors
 from .objecter import Objecter
@@ -55,10 +56,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = Log("client")
-
-
-def no_sink(tid: int, length: int) -> None:
-    """For connections whose answers go to no caller's buffer."""
 
 
 class Driver(Protocol):
@@ -106,8 +103,9 @@ class Client:
         """Whether the OSDs have the class method of that name (octopus); False after one said no."""
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
-        self._global_seq = count(1)
+        self._global_seq = 0
         self._seq_lock = Lock()
+        self._messenger: MessengerOptions | None = None
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
         )
@@ -231,6 +229,7 @@ class Client:
         limit = timeout if timeout else config.get_float("client_mount_timeout")
         deadline = time.monotonic() + limit if limit else None
         try:
+            self._messenger = MessengerOptions.from_config(config)
             addrs = find_monitors(config)
             tickets = Tickets.of(config)
         except PyrbdError as e:
@@ -246,7 +245,7 @@ class Client:
             self.driver,
             addrs,
             tickets,
-            nonce=self._nonce,
+            connect=self.connection,
             on_map=self.objecter.handle_map,
             osdmap_epoch=lambda: self.objecter.osdmap.epoch if self.objecter.osdmap else 0,
         )
@@ -296,19 +295,29 @@ class Client:
         return self.connection(ENTITY_TYPE_OSD, addr, mon.tickets.authorizer(ENTITY_TYPE_OSD), sink)
 
     def connection(self, kind: int, addr: EntityAddr, auth: Authenticator, sink: Sink = no_sink) -> Connection:
-        """A new connection to a daemon, not started."""
-        with self._seq_lock:
-            seq = next(self._global_seq)
+        """A new connection to a daemon, not started. Raises AuthError when no mode is left for it."""
+        options = self._messenger
+        assert options is not None
         return Connection(
             kind,
             addr,
             auth,
             own_nonce=self._nonce,
             global_id=self.mon.global_id if self.mon is not None else 0,
-            global_seq=seq,
+            global_seq=self._next_global_seq(0),
+            next_global_seq=self._next_global_seq,
+            modes=options.modes(kind),
             features=features_for_commands() if kind == ENTITY_TYPE_MON else FEATURES_SUPPORTED,
+            compression=options.offer(kind),
+            crc_data=options.crc_data,
             sink=sink,
         )
+
+    def _next_global_seq(self, above: int) -> int:
+        """Numbers our connections, each higher than those before and than `above`."""
+        with self._seq_lock:
+            self._global_seq = seq = max(self._global_seq, above) + 1
+        return seq
 
     def _want_map(self) -> None:
         if self.mon is not None:
@@ -332,9 +341,10 @@ class Client:
         self.driver.defer(ask)
 
     def _auth_failed(self, error: AuthError) -> bool:
-        """A daemon did not accept our ticket: gets another. False when the monitors do not have us any more."""
+        """A daemon did not accept our ticket: gets another. False when that cannot help: the monitors do not
+        have us any more, or we have no connection mode in common."""
         mon = self.mon
-        if mon is None or mon.tickets.denied is not None:
+        if mon is None or mon.tickets.denied is not None or error.errno == errno.EOPNOTSUPP:
             return False
         _log.warning("%s; renewing tickets", error)
         self.driver.defer(mon.renew_tickets)

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError, errno_name
 from ..log import Log
-from ..msgr.connection import Connection
 from ..msgr.features import FEATURES_SUPPORTED, SERVER_QUINCY_BIT
 from ..msgr.messages import (
     PRIO_DEFAULT,
@@ -53,7 +52,8 @@ from .session import Session
 
 if TYPE_CHECKING:
     from ..denc import Buffer
-    from ..msgr.connection import Message, Ready
+    from ..msgr.auth import Authenticator
+    from ..msgr.connection import Connection, Message, Ready
     from .client import Driver
     from .tickets import Tickets
 
@@ -117,6 +117,7 @@ class MonClient:
     Args:
         addrs: where monitors may be, from the configuration.
         tickets: who we are, and what proves it.
+        connect: makes a connection to a kind of daemon at an address.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class MonClient:
         addrs: Sequence[EntityAddr],
         tickets: Tickets,
         *,
-        nonce: int,
+        connect: Callable[[int, EntityAddr, Authenticator], Connection],
         on_map: Callable[[MOSDMap], None],
         osdmap_epoch: Callable[[], int],
     ) -> None:
@@ -137,7 +138,7 @@ class MonClient:
         self._issued = 0.0
         self._refused = 0
         self._addrs = list(addrs)
-        self._nonce = nonce
+        self._connect = connect
         self._on_map = on_map
         self._osdmap_epoch = osdmap_epoch
         self._session: Session | None = None
@@ -230,14 +231,11 @@ class MonClient:
         self._hunt()
 
     def _try(self, addr: EntityAddr) -> None:
-        conn = Connection(
-            ENTITY_TYPE_MON,
-            addr,
-            self.tickets.login(),
-            own_nonce=self._nonce,
-            global_id=self.global_id,
-            features=features_for_commands(),
-        )
+        try:
+            conn = self._connect(ENTITY_TYPE_MON, addr, self.tickets.login())
+        except AuthError as e:
+            self._give_up(e)
+            return
         session = Session("mon", conn, self, self.driver, blocking=False)
         self._hunting[id(session)] = session
         session.start()

@@ -219,7 +219,7 @@ def test_tracebacks_do_not_show_keys_that_do_not_open_something() -> None:
             with pytest.raises(AuthError) as e:
                 k.decrypt(data, CephxAuthorize, KeyUsage.AUTHORIZE)
             shown = dumped(e.value)
-            assert "decrypt_raw" in shown
+            assert "decrypt:" in shown, "the local variables were looked at"
             assert k.secret.hex() not in shown and repr(bytes(k.secret))[2:12] not in shown
 
 
