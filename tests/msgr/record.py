@@ -1,7 +1,8 @@
 """Records `data/sessions.json.gz` from real daemons: ``python tests/msgr/record.py``.
 
-Two connections in crc mode, byte for byte: one to a monitor, one to an OSD. What is random
-on our side is fixed, so that the tests can play our part again.
+Connections to a monitor and to an OSD, in crc and in secure mode, byte for byte. What is random
+on our side is fixed, and the keys of that cluster, which is gone, are kept with them, so that
+the tests can play our part again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ci.cluster import NativeCluster  # noqa: E402
 from pyrbd.msgr import cephx  # noqa: E402
 from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator  # noqa: E402
 from pyrbd.msgr.connection import Connection, Message, Ready  # noqa: E402
+from pyrbd.msgr.frames import MODE_CRC, MODE_SECURE  # noqa: E402
 from pyrbd.msgr.messages import MMonSubscribe, MOSDMap, SubscribeItem  # noqa: E402
 from pyrbd.msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, encode_object, encode_request  # noqa: E402
 from pyrbd.msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr  # noqa: E402
@@ -68,18 +70,19 @@ def main() -> None:
         cluster = NativeCluster(Path(directory) / "c")
         cluster.up()
         try:
-            sessions = record(cluster)
+            sessions = {"crc": record(cluster, MODE_CRC), "secure": record(cluster, MODE_SECURE)}
         finally:
             cluster.down()
     (DATA / "sessions.json.gz").write_bytes(gzip.compress(json.dumps(sessions).encode(), mtime=0))
 
 
-def record(cluster: NativeCluster) -> dict[str, Any]:
+def record(cluster: NativeCluster, mode: int) -> dict[str, Any]:
     config = Config()
     config.read_file(str(cluster.conf))
     key = find_key(config)
     mon_addr = find_monitors(config)[0]
-    mon = Tape(Connection(ENTITY_TYPE_MON, mon_addr, CephxMonAuthenticator("admin", key), own_nonce=77), mon_addr)
+    login = CephxMonAuthenticator("admin", key)
+    mon = Tape(Connection(ENTITY_TYPE_MON, mon_addr, login, own_nonce=77, modes=(mode,)), mon_addr)
     ready: Ready = mon.until(Ready)[0]
     subscribe = MMonSubscribe({"monmap": SubscribeItem(0), "osdmap": SubscribeItem(0)})
     mon.send(mon.conn.encode_message(0, subscribe.TYPE, subscribe.VERSION, subscribe.COMPAT, 127, subscribe.to_bytes()))
@@ -96,7 +99,12 @@ def record(cluster: NativeCluster) -> dict[str, Any]:
     ticket = ready.auth.tickets[ENTITY_TYPE_OSD]
     osd = Tape(
         Connection(
-            ENTITY_TYPE_OSD, addr, CephxAuthorizer(ticket, ready.global_id), own_nonce=77, global_id=ready.global_id
+            ENTITY_TYPE_OSD,
+            addr,
+            CephxAuthorizer(ticket, ready.global_id),
+            own_nonce=77,
+            global_id=ready.global_id,
+            modes=(mode,),
         ),
         addr,
     )
@@ -108,6 +116,8 @@ def record(cluster: NativeCluster) -> dict[str, Any]:
         (FLAG_WRITE, ObjectOperation().create(True)),  # fails: it exists
         (FLAG_WRITE, ObjectOperation().setxattr("name", b"value").omap_set({b"k": b"v"})),
         (FLAG_READ, ObjectOperation().getxattr("name").omap_get_vals()),
+        (FLAG_WRITE, ObjectOperation().write(0, b"in bulk").truncate(70_000)),
+        (FLAG_READ, ObjectOperation().read(1, 69_990)),
         (FLAG_WRITE, ObjectOperation().remove()),
     ]
     fronts = []
