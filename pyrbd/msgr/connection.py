@@ -38,7 +38,7 @@ from ..denc import Buffer, Decoder, Struct, Vector, blob, boolean, s32, s64, u8,
 from ..errors import AuthError, DecodeError, ProtocolError, errno_name
 from ..log import Log
 from . import frames
-from .cephx import AUTH_METHOD_NAMES, AUTH_METHOD_NONE, Authenticator, AuthResult
+from .auth import AUTH_METHOD_NAMES, AUTH_METHOD_NONE, Authenticator, AuthResult
 from .features import FEATURES_REQUIRED, FEATURES_SUPPORTED, feature_names
 from .frames import (
     BANNER,
@@ -330,15 +330,7 @@ class Connection:
         """The number of the algorithm that frames may be compressed with, or 0."""
         self.in_seq = 0
         self._auth = auth
-        if auth.method == AUTH_METHOD_NONE:
-            modes = tuple(m for m in modes if m == MODE_CRC)
-            if not modes:
-                raise AuthError(
-                    f"{self.peer_name} at {target}: secure mode needs authentication, and none is configured",
-                    errno=95,
-                    hint=f"allow crc in {self._mode_option}, or set auth_client_required",
-                )
-        self._modes = modes
+        self._modes = self._offered = modes
         self._offer = compression
         self._asked = False  # for compression
         self._announced = features
@@ -364,6 +356,11 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<Connection to {self.peer_name} at {self.target} {self.state.value}>"
+
+    @property
+    def auth(self) -> Authenticator:
+        """The authentication in use: of those that we offered, the one that the peer took."""
+        return self._auth
 
     @property
     def peer_name(self) -> str:
@@ -518,17 +515,29 @@ class Connection:
             )
         self._asked = bool(supported & announced & FEATURE_COMPRESSION)
         self.state = State.HELLO
-        _log.debug(
-            "[%s] connected to %s: messenger v2.1, features %#x; we say HELLO and AUTH_REQUEST: %s in mode %s",
-            self.label,
-            self.target,
-            supported,
-            AUTH_METHOD_NAMES.get(self._auth.method),
-            _names(self._modes),
-        )
+        _log.debug("[%s] connected to %s: messenger v2.1, features %#x", self.label, self.target, supported)
         self._send_signed(Tag.HELLO, Hello(ENTITY_TYPE_CLIENT, self.target))
-        self._send_signed(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, self._modes, self._auth.request()))
+        self._send_auth_request()
         return True
+
+    def _send_auth_request(self) -> None:
+        modes = self._modes
+        if self._auth.method == AUTH_METHOD_NONE:  # nothing to make keys of
+            modes = tuple(m for m in modes if m == MODE_CRC)
+            if not modes:
+                raise AuthError(
+                    f"{self.peer_name} at {self.target}: secure mode needs authentication, and none is configured",
+                    errno=95,
+                    hint=f"allow crc in {self._mode_option}, or set auth_client_required",
+                )
+        self._offered = modes
+        _log.debug(
+            "[%s] we say HELLO and AUTH_REQUEST: %s in mode %s",
+            self.label,
+            AUTH_METHOD_NAMES.get(self._auth.method),
+            _names(modes),
+        )
+        self._send_signed(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, modes, self._auth.request()))
 
     def _dispatch(self, frame: Frame) -> Event | None:
         handler = TRANSITIONS[self.state].get(frame.tag)
@@ -561,10 +570,14 @@ class Connection:
 
     def _on_auth_bad_method(self, frame: Frame) -> None:
         bad = AuthBadMethod.decode(Decoder(self._payload(frame)))
+        other = self._auth.instead(bad.allowed_methods)
+        if other is not None:
+            self._auth = other
+            self._send_auth_request()
+            return
         if bad.result == -13 or (bad.result == -1 and bad.method in bad.allowed_methods):  # nautilus: EPERM
             raise AuthError(
-                f"{self.peer_name} at {self.target} did not accept our name and key",
-                hint="is the entity known to this cluster (ceph auth ls), and is this its key?",
+                f"{self.peer_name} at {self.target} did not accept our name and key", hint=self._auth.refused_hint()
             )
         methods = "/".join(AUTH_METHOD_NAMES.get(m, str(m)) for m in bad.allowed_methods) or "nothing"
         hint = ""
@@ -576,15 +589,16 @@ class Connection:
             hint = f"our {self._mode_option} has none of its modes"
         raise AuthError(
             f"{self.peer_name} at {self.target} refused authentication {AUTH_METHOD_NAMES.get(bad.method, bad.method)} "
-            f"in mode {_names(self._modes)}: {errno_name(bad.result)}; "
+            f"in mode {_names(self._offered)}: {errno_name(bad.result)}; "
             f"it allows {methods} in mode {_names(bad.allowed_modes)}",
-            errno=abs(bad.result) or 95,
+            # EACCES, as librados says, unless it is for the modes
+            errno=95 if hint else 13 if bad.result in (0, -95) else abs(bad.result),
             hint=hint,
         )
 
     def _on_auth_done(self, frame: Frame) -> None:
         done = AuthDone.decode(Decoder(self._payload(frame)))
-        if done.con_mode not in self._modes:
+        if done.con_mode not in self._offered:
             raise ProtocolError(f"{self.peer_name} chose connection mode {done.con_mode}, which we did not offer")
         self._result = self._auth.done(done.payload)
         if self.global_id == 0:

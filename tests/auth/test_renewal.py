@@ -8,7 +8,7 @@ import pytest
 
 from pyrbd import rados, rbd
 
-from .conftest import native_cluster
+from tests.conftest import native_cluster
 
 
 @pytest.mark.timeout(120)
@@ -17,7 +17,7 @@ def test_tickets_are_renewed_under_load() -> None:
     with native_cluster(osds=2, settings=settings) as native, rados.Rados(conffile=str(native.conf)) as cluster:
         mon = cluster.client.mon
         assert mon is not None
-        global_id, issued, renewals, rounds = cluster.get_instance_id(), mon._issued, 0, 0
+        global_id, issued, renewals, rounds = cluster.get_instance_id(), mon.tickets.renewals, 0, 0
         with cluster.open_ioctx("rbd") as io:
             rbd.RBD().create(io, "tickets", 64 << 20)
             with rbd.Image(io, "tickets") as image:
@@ -28,8 +28,8 @@ def test_tickets_are_renewed_under_load() -> None:
                     image.write(block, rounds % 60 * 1000000)
                     assert image.read(rounds % 60 * 1000000, 8) == block
                     rounds += 1
-                    renewals += mon._issued != issued
-                    issued = mon._issued
+                    renewals += mon.tickets.renewals != issued
+                    issued = mon.tickets.renewals
                     if rounds % 500 == 0:  # new connections need the new tickets
                         for session in list(cluster.client.objecter._sessions.values()):
                             session.abort(rados.OSError("cut by the test"))
