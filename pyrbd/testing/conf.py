@@ -285,8 +285,8 @@ def _osd(shape: Shape, place: Place) -> Options:
         "osd_recovery_sleep_hdd": 0,
         "osd_recovery_max_active": 20,
         "osd_max_backfills": 10,
-        "osd_snap_trim_sleep": 0,
-        "osd_delete_sleep": 0,
+        # 0 would mean that of the kind of device, which is seconds for each object on rotating ones
+        **{f"osd_{work}_sleep_{device}": 0 for work in ("snap_trim", "delete") for device in ("hdd", "ssd")},
     }
     if place.subnet:
         options.update(public_network=place.subnet, cluster_network=place.subnet)
