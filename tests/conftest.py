@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +55,26 @@ def own_cluster(**options: Any) -> Iterator[Cluster]:
     skipped.
     """
     provider = plugin.provider_of(_configs[-1])
-    try:
-        manager = provider.cluster(**options)
-        cluster = manager.__enter__()
-    except NotOffered as e:
-        pytest.skip(str(e))
-    try:
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(provider.cluster(**options))
+        except NotOffered as e:
+            pytest.skip(str(e))
         yield cluster
-    except BaseException as e:
-        manager.__exit__(type(e), e, e.__traceback__)
-        raise
-    manager.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")
 def cluster(pyrbd_cluster: Cluster) -> Cluster:
     """The running cluster that the tests share."""
     return pyrbd_cluster
+
+
+@pytest.fixture(scope="session")
+def daemons(cluster: Cluster) -> Cluster:
+    """The cluster, when its daemons may be killed."""
+    if cluster.can.lacking(["kill_daemon"]):
+        pytest.skip("the daemons of this cluster may not be killed")
+    return cluster
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from pyrbd.testing.conf import Shape
 from pyrbd.testing.native import NativeCluster
 from pyrbd.testing.programs import Programs, missing_programs
 from pyrbd.testing.releases import RELEASES, find_release
-from tests.conftest import native_cluster
+from tests.conftest import own_cluster
 
 needs_ceph = pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}")
 
@@ -113,7 +113,7 @@ def needs_packages(release: str) -> None:
 def test_releases_side_by_side(release: str, options: dict[str, Any]) -> None:
     """Ceph's own tools say that the cluster is what was asked for."""
     needs_packages(release)
-    with native_cluster(release=release, **options) as native:
+    with own_cluster(release=release, **options) as native:
         versions = json.loads(native.tool("ceph", "versions"))
         (daemons,) = versions["overall"]
         assert f" {release} " in daemons

@@ -8,13 +8,13 @@ import pytest
 
 from pyrbd import rados, rbd
 
-from .conftest import native_cluster
+from .conftest import own_cluster
 
 
 @pytest.mark.timeout(120)
 def test_tickets_are_renewed_under_load() -> None:
     settings = ["auth_service_ticket_ttl=4"]
-    with native_cluster(osds=2, settings=settings) as native, rados.Rados(conffile=str(native.conf)) as cluster:
+    with own_cluster(osds=2, settings=settings) as native, rados.Rados(conffile=str(native.conf)) as cluster:
         mon = cluster.client.mon
         assert mon is not None
         global_id, issued, renewals, rounds = cluster.get_instance_id(), mon._issued, 0, 0

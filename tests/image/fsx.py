@@ -394,7 +394,7 @@ def local(conf: str) -> Local:
 
 
 def main() -> int:
-    from ci.cluster import NativeCluster
+    from pyrbd.testing.native import NativeCluster
 
     parser = argparse.ArgumentParser(prog="python -m tests.image.fsx", description=__doc__)
     parser.add_argument("--seed", type=int)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ci.cluster import SYSTEM_PYTHON
+from pyrbd.testing.programs import SYSTEM_PYTHON
 
 _LOOP = """
 import json, sys, threading, time

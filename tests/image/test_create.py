@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import directory, features, remove, trash
 from pyrbd.image.image import Image
+from pyrbd.testing.programs import SYSTEM_PYTHON
 
 MIB = 1 << 20
 Run = Callable[..., bytes]

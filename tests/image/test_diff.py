@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import features
 from pyrbd.image.diff import _intersect, _subtract, _union, diff_iterate, snap_set_diff
@@ -27,6 +26,7 @@ from pyrbd.image.image import Image
 from pyrbd.msgr.osdop import NOSNAP
 from pyrbd.msgr.types import CloneInfo, SnapInterval
 from pyrbd.rados.operations import ObjectOperation
+from pyrbd.testing.programs import SYSTEM_PYTHON
 from tests.conftest import Run
 
 HISTORIES = Path(__file__).with_name("histories.py")

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import config_schema, directory, errors, metadata
 from pyrbd.image.image import Image
 from pyrbd.rados.io import IoContext
 from pyrbd.rados.operations import ObjectOperation
+from pyrbd.testing.programs import SYSTEM_PYTHON
 
 Run = Callable[..., bytes]
 

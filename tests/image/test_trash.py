@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON, missing_programs
 from pyrbd import rados, rbd
 from pyrbd.denc import Decoder, Encoder
 from pyrbd.image import cls_rbd, errors, trash
 from pyrbd.rados.io import IoContext
 from pyrbd.rados.operations import ObjectOperation
+from pyrbd.testing.programs import SYSTEM_PYTHON, missing_programs
 
 Run = Callable[..., bytes]
 MIB = 1 << 20

@@ -17,7 +17,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ci.cluster import NativeCluster  # noqa: E402
 from pyrbd.msgr import cephx  # noqa: E402
 from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator  # noqa: E402
 from pyrbd.msgr.connection import Connection, Message, Ready  # noqa: E402
@@ -29,6 +28,7 @@ from pyrbd.rados.config import Config  # noqa: E402
 from pyrbd.rados.keyring import find_key  # noqa: E402
 from pyrbd.rados.monhost import find_monitors  # noqa: E402
 from pyrbd.rados.operations import ObjectOperation  # noqa: E402
+from pyrbd.testing.native import NativeCluster  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 FIXED = 0x0123456789ABCDEF

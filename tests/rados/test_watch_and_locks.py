@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
+from pyrbd.testing import Cluster
 from tests.proxy import redirected
 
 Rados = Callable[..., bytes]
@@ -149,10 +149,11 @@ def test_a_removed_object_ends_its_watches(ioctx: rados.Ioctx, oid: str) -> None
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.pyrbd_needs("configure")
 def test_a_watch_survives_cut_connections_and_new_primaries(
-    native: NativeCluster, conf: str, ioctx: rados.Ioctx, oid: str, ceph_cli: Rados
+    cluster: Cluster, conf: str, ioctx: rados.Ioctx, oid: str, ceph_cli: Rados
 ) -> None:
-    with redirected() as proxy, rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as io:
+    with redirected() as proxy, rados.Rados(conffile=conf) as client, client.open_ioctx("rbd") as io:
         heard = Heard()
         watch = io.watch(oid, heard.notified, heard.failed)
         for i in range(5):
@@ -165,7 +166,7 @@ def test_a_watch_survives_cut_connections_and_new_primaries(
             until(lambda: f"cookie={watch.get_id()}" in _watchers(conf, oid), "the watch has moved")
             ioctx.notify(oid, f"after move {i}")
             ceph_cli("osd", "primary-affinity", f"osd.{primary}", "1")
-        native.wait_clean()
+        cluster.wait_clean()
         assert not heard.errors
         assert set(heard.messages) == {b"after cut %d" % i for i in range(5)} | {b"after move %d" % i for i in range(3)}
         assert watch.check() < timedelta(seconds=20)

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ci.cluster import SYSTEM_PYTHON, Commander
+from pyrbd.testing.commander import Commander
+from pyrbd.testing.programs import SYSTEM_PYTHON
 
 from .client import BLOCK, digest
 from .steps import (
