@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from pyrbd import rados, rbd  # noqa: E402
 from pyrbd.testing import plugin  # noqa: E402
 from pyrbd.testing.base import Cluster, NotOffered  # noqa: E402
+from tests import oracle  # noqa: E402
 
 _numbers = itertools.count(1)
 _configs: list[pytest.Config] = []
@@ -60,12 +61,14 @@ def own_cluster(**options: Any) -> Iterator[Cluster]:
             cluster = stack.enter_context(provider.cluster(**options))
         except NotOffered as e:
             pytest.skip(str(e))
+        oracle.know(cluster)
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def cluster(pyrbd_cluster: Cluster) -> Cluster:
     """The running cluster that the tests share."""
+    oracle.know(pyrbd_cluster)
     return pyrbd_cluster
 
 
@@ -85,9 +88,9 @@ def monitors() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def conf(pyrbd_conf: str) -> str:
+def conf(cluster: Cluster) -> str:
     """The path of the cluster's ceph.conf."""
-    return pyrbd_conf
+    return str(cluster.conf)
 
 
 @pytest.fixture(scope="session")
@@ -131,8 +134,8 @@ def tool_of(cluster: Cluster, program: str) -> Run:
     if not cluster.can.exec_tools:
         pytest.skip(f"{program} cannot be run on this cluster: there is no oracle for this test")
 
-    def run(*args: str, check: bool = True, stdin: bytes | None = None) -> bytes:
-        return cluster.tool(program, *args, check=check, stdin=stdin)
+    def run(*args: str, check: bool = True, stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+        return cluster.tool(program, *args, check=check, stdin=stdin, env=env)
 
     return run
 

@@ -15,10 +15,9 @@ import pytest
 
 from pyrbd.testing.base import ClusterError
 from pyrbd.testing.conf import Shape
-from pyrbd.testing.native import NativeCluster
+from pyrbd.testing.native import NativeCluster, native_cluster
 from pyrbd.testing.programs import Programs, missing_programs
 from pyrbd.testing.releases import RELEASES, find_release
-from tests.conftest import own_cluster
 
 needs_ceph = pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}")
 
@@ -113,7 +112,7 @@ def needs_packages(release: str) -> None:
 def test_releases_side_by_side(release: str, options: dict[str, Any]) -> None:
     """Ceph's own tools say that the cluster is what was asked for."""
     needs_packages(release)
-    with own_cluster(release=release, **options) as native:
+    with native_cluster(release=release, **options) as native:
         versions = json.loads(native.tool("ceph", "versions"))
         (daemons,) = versions["overall"]
         assert f" {release} " in daemons

@@ -89,7 +89,7 @@ def reachable(namespace: Namespace) -> Iterator[Cluster]:
 @pytest.mark.timeout(180)
 def test_a_network_partition_heals(namespace: Namespace, reachable: Cluster) -> None:
     """Short enough for TCP to go on, and long enough for everybody to have given up."""
-    rados_tool = ["rados", "-c", str(reachable.conf), "-p", "rbd"]
+    rados_tool = reachable.argv("rados", "-p", "rbd")
     subprocess.run([*rados_tool, "create", "watched"], check=True)
     client = subprocess.Popen(
         [

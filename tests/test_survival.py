@@ -271,9 +271,8 @@ def test_a_cache_tier_is_written_and_read_first(
 
 
 def store_tool(store: Cluster, *args: str) -> bytes:
-    import subprocess
 
-    return subprocess.run(["rados", "-c", str(store.conf), *args], capture_output=True, check=True).stdout
+    return store.tool("rados", *args)
 
 
 def test_a_redirect_is_followed(pool: rados.Ioctx, cluster: rados.Rados, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,10 +373,7 @@ def test_an_erasure_coded_data_pool(store: Cluster, cluster: rados.Rados, pool: 
             expected = image.read(0, 8 * MIB)
             store.start(osd)
             store.wait_clean()
-    import subprocess
-
-    export = ["rbd", "-c", str(store.conf), "export", "--no-progress", f"{pool.get_pool_name()}/image", "-"]
-    assert subprocess.run(export, capture_output=True, check=True).stdout == expected
+    assert store.tool("rbd", "export", "--no-progress", f"{pool.get_pool_name()}/image", "-") == expected
     rbd.RBD().remove(pool, "image")
     cluster.delete_pool("ecdata")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,19 @@ class Cluster:
         raise ClusterError(f"{program} cannot be run on this cluster")
 
     def tool(
-        self, program: str, *args: str, check: bool = True, stdin: bytes | None = None, timeout: float = 300
+        self,
+        program: str,
+        *args: str,
+        check: bool = True,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 300,
     ) -> bytes:
         """Runs a program of Ceph on this cluster: ``cluster.tool("rbd", "info", "x")`` gives stdout.
 
         Args:
             check: a failure is a ClusterError with what the program said on stderr.
+            env: more variables for it.
             timeout: in seconds; ClusterError when it is over.
         """
         raise ClusterError(f"{program} cannot be run on this cluster")

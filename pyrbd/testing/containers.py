@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -190,7 +190,13 @@ class ContainerCluster(Cluster):
         return out
 
     def tool(
-        self, program: str, *args: str, check: bool = True, stdin: bytes | None = None, timeout: float = 300
+        self,
+        program: str,
+        *args: str,
+        check: bool = True,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 300,
     ) -> bytes:
         command = ["timeout", str(timeout), program]
         if program != "python3":
@@ -199,7 +205,7 @@ class ContainerCluster(Cluster):
         if stdin is not None:
             self._container.put_archive("/tmp", pack({"stdin": stdin}))
             command = ["/bin/sh", "-c", 'exec "$@" < /tmp/stdin', "sh", *command]
-        status, out, err = self._exec(*command)
+        status, out, err = self._exec(*command, environment=dict(env or {}))
         if status == 124:
             raise ClusterError(f"{program} {' '.join(args)}: not done after {timeout:.0f} s")
         if check and status:

@@ -15,6 +15,7 @@ import pytest
 
 from pyrbd import rados
 from pyrbd.testing import Cluster
+from tests import oracle
 from tests.proxy import redirected
 
 Rados = Callable[..., bytes]
@@ -79,7 +80,7 @@ def test_what_the_cpp_tool_notifies_is_heard_and_answered(ioctx: rados.Ioctx, oi
 
 def test_what_we_notify_the_cpp_tool_hears(conf: str, ioctx: rados.Ioctx, oid: str, rados_cli: Rados) -> None:
     tool = subprocess.Popen(
-        ["rados", "-c", conf, "-p", "rbd", "watch", oid], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        oracle.argv(conf, "rados", "-p", "rbd", "watch", oid), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         until(lambda: b"watcher=" in rados_cli("-p", "rbd", "listwatchers", oid), "the tool watches")
@@ -175,7 +176,7 @@ def test_a_watch_survives_cut_connections_and_new_primaries(
 
 def _watchers(conf: str, oid: str) -> str:
     return subprocess.run(
-        ["rados", "-c", conf, "-p", "rbd", "listwatchers", oid], capture_output=True, text=True, check=False
+        oracle.argv(conf, "rados", "-p", "rbd", "listwatchers", oid), capture_output=True, text=True, check=False
     ).stdout
 
 
