@@ -293,6 +293,7 @@ LIMITS: dict[str, tuple[float, float | None]] = {
     "ms_client_throttle_retry_time_interval": (1000, 60000000),
     "ms_shutdown_timeout": (1, None),
     "osd_pool_default_min_size": (0, 255),
+    "osd_pool_default_size": (0, 10),
     "rbd_concurrent_management_ops": (1, None),
     "rbd_discard_granularity_bytes": (4096, 32 << 20),
     "rbd_journal_order": (12, 26),
@@ -320,6 +321,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "ms_osd_compress_mode": ("none", "force"),
     "osd_pool_default_pg_autoscale_mode": ("off", "warn", "on"),
     "osd_pool_default_type": ("replicated", "erasure"),
+    "rados_replica_read_policy": ("default", "balance", "localize"),
     "rbd_cache_policy": ("writethrough", "writeback", "writearound"),
     "rbd_compression_hint": ("none", "compressible", "incompressible"),
     "rbd_default_clone_format": ("1", "2", "auto"),
@@ -338,7 +340,8 @@ FIXED = frozenset(
     mon_host_override mon_initial_members monmap ms_cluster_type ms_public_type ms_type no_config_file pid_file
     plugin_dir public_addr public_network public_network_interface rbd_cache_policy
     rbd_default_data_pool rbd_default_map_options rbd_default_pool rbd_default_snapshot_quiesce_mode
-    rbd_io_scheduler rbd_journal_pool rbd_persistent_cache_mode rbd_persistent_cache_path rbd_plugins run_dir
+    rbd_io_scheduler rbd_journal_pool
+    rbd_mirror_image_policy_type rbd_persistent_cache_mode rbd_persistent_cache_path rbd_plugins run_dir
     setgroup setuser setuser_match_path
     """.split()  # noqa: SIM905
 )

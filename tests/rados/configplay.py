@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 
@@ -27,9 +28,23 @@ def play(rados: Any, case: list[Any]) -> list[Any]:
     handle = call(rados.Rados, **arguments)
     if handle is not None:
         for method, *args in steps:
-            outcomes.append(call(getattr(handle, method), *args))
+            if method == "expect":
+                outcomes.append(expect(handle, *args))
+            elif method == "mon_command":
+                outcomes.append(handle.mon_command(json.dumps(args[0]), b"")[0])
+            else:
+                outcomes.append(call(getattr(handle, method), *args))
         outcomes.append([call(handle.conf_get, option) for option in asked])
     return outcomes
+
+
+def expect(handle: Any, option: str, value: str) -> str:
+    """What an option is when it has had time to become `value`."""
+    end = time.monotonic() + 10
+    while handle.conf_get(option) != value and time.monotonic() < end:
+        time.sleep(0.02)
+    result: str = handle.conf_get(option)
+    return result
 
 
 def main() -> None:

@@ -257,10 +257,16 @@ def test_only_messenger_v1_addresses() -> None:
 
 def test_mon_sections(tmp_path: Path) -> None:
     f = tmp_path / "ceph.conf"
-    f.write_text("[mon.a]\nmon addr = 1.2.3.4\n[mon.b]\nmon_addr = v2:1.2.3.5:3300\n")
+    f.write_text(
+        "[mon]\nmon weight = 10\n[mon.a]\nmon addr = 1.2.3.4\nmon priority = 2\n"
+        "[mon.b]\nmon_addr = v2:1.2.3.5:3300\nmon_weight=3\n[mon.c]\nhost = x\n"
+    )
     config = Config()
     config.read_file(str(f))
-    assert [str(a) for a in find_monitors(config)] == ["v2:1.2.3.4:3300/0", "v2:1.2.3.5:3300/0"]
+    assert [(c.name, str(c.addr), c.priority, c.weight) for c in find_monitors(config)] == [
+        ("a", "v2:1.2.3.4:3300/0", 2, 10),
+        ("b", "v2:1.2.3.5:3300/0", 0, 3),
+    ]
 
 
 KEY = "AQBSWwVrAAAAABAAAQIDBAUGBwgJCgsMDQ4PEA=="
