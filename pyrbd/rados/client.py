@@ -288,7 +288,7 @@ class Client:
         objecter.throttle.max_ops = config.get_int("objecter_inflight_ops")
         objecter.throttle.max_bytes = config.get_int("objecter_inflight_op_bytes")
         self._config_changed(OBSERVED)
-        config.on_change.append(self._config_changed)
+        config.observe(self._config_changed)
         config.started = True
 
     def _config_changed(self, names: frozenset[str]) -> None:
@@ -323,8 +323,6 @@ class Client:
         if self.mon is not None:
             self.mon.close(error)
         self.config.started = False
-        if self._config_changed in self.config.on_change:
-            self.config.on_change.remove(self._config_changed)
         if self.state != "shutdown":
             _clients.discard(self)
 

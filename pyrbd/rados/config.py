@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..errors import ConfigError
@@ -140,8 +141,7 @@ class Config:
         self.files: list[str] = []
         self.started = False
         """Whether a client is connected with it: some options cannot be changed any more."""
-        self.on_change: list[Callable[[frozenset[str]], None]] = []
-        """Called with the names of options whose values have changed."""
+        self._observers: dict[int, weakref.WeakMethod[Callable[[frozenset[str]], None]]] = {}
         self._sections: dict[str, dict[str, str]] = {}
         self._values: tuple[dict[str, str], ...] = tuple({} for _ in range(6))
         self._cache: dict[str, str | None] = {}
@@ -325,8 +325,16 @@ class Config:
     def _changed(self, names: frozenset[str]) -> None:
         if names:
             self._cache.clear()
-            for fn in list(self.on_change):
-                fn(names)
+            for observer in list(self._observers.values()):
+                fn = observer()
+                if fn is not None:
+                    fn(names)
+
+    def observe(self, method: Callable[[frozenset[str]], None]) -> None:
+        """Has a method called with the names of options whose values have changed, by the thread in
+        which that happens, as long as its object lives."""
+        key = id(getattr(method, "__self__", method))
+        self._observers[key] = weakref.WeakMethod(method, lambda _: self._observers.pop(key, None))
 
     # ------------------------------------------------------------ answers
 

@@ -206,6 +206,23 @@ def test_options_of_images_take_effect(conf: str, ioctx: rados.Ioctx, name: str,
             assert image.stat()["order"] == 21 and image.features() == rbd.RBD_FEATURE_LAYERING
 
 
+def test_an_open_image_hears_of_its_pool_s_options(
+    conf: str, ioctx: rados.Ioctx, name: str, rbd_cli: Ceph, ceph_cli: Ceph
+) -> None:
+    """Which are told by an option that the monitors send to all clients."""
+    rbd.RBD().create(ioctx, name, 8 << 20)
+    with rbd.Image(ioctx, name) as image:
+        rbd_cli("config", "pool", "set", "rbd", "rbd_mtime_update_interval", "71")
+        try:
+            end = time.monotonic() + 10
+            while image._open().config.get("rbd_mtime_update_interval") != "71":
+                assert time.monotonic() < end
+                image.write(b"x", 0)
+        finally:
+            rbd_cli("config", "pool", "rm", "rbd", "rbd_mtime_update_interval")
+            ceph_cli("config", "rm", "global", "rbd_config_pool_override_update_timestamp")
+
+
 def test_a_timeout_from_the_monitors_is_that_of_operations(native: Any, conf: str, config: Callable[..., None]) -> None:
     with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as io:
         config("client", "rados_osd_op_timeout", "1")
