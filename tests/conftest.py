@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,15 +23,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ci.cluster import (  # noqa: E402
-    SYSTEM_PYTHON,
-    Cluster,
-    ClusterError,
-    ExternalCluster,
-    NativeCluster,
-    missing_programs,
-)
 from pyrbd import rados, rbd  # noqa: E402
+from pyrbd.testing.base import Cluster  # noqa: E402
+from pyrbd.testing.external import ExternalCluster  # noqa: E402
+from pyrbd.testing.native import NativeCluster  # noqa: E402
+from pyrbd.testing.native import native_cluster as start_native_cluster  # noqa: E402
+from pyrbd.testing.programs import SYSTEM_PYTHON, missing_programs  # noqa: E402
 
 _numbers = itertools.count(1)
 
@@ -45,26 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @contextmanager
 def native_cluster(**options: Any) -> Iterator[NativeCluster]:
     """A cluster of one's own for a test; daemons that died without being asked to are a failure."""
-    directory = Path(tempfile.mkdtemp(prefix="pyrbd-test-", dir="/tmp"))
-    native = NativeCluster(directory / "c")
-    native.address = options.pop("address", native.address)
-    try:
-        native.up(**options)
-    except ClusterError as e:
-        if missing := missing_programs():
-            shutil.rmtree(directory, ignore_errors=True)
-            pytest.skip(f"no cluster without {', '.join(missing)}: {e}")
-        raise
-    try:
-        yield native
-    finally:
-        problems = native.check_daemons()
-        if problems:
-            native.stop_daemons()  # and leave their logs
-        else:
-            native.down()
-            shutil.rmtree(directory, ignore_errors=True)
-    assert not problems, "\n".join(["the daemons did not survive the tests:", *problems])
+    if not options.get("release") and (missing := missing_programs()):
+        pytest.skip(f"no cluster without {', '.join(missing)}")
+    with start_native_cluster(**options) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,7 @@ async def break_locker(image: Image, locker: Locker, force: bool = False) -> boo
         return True
     if again != locker:
         return False
-    ours = locker.entity.type == ENTITY_TYPE_CLIENT and locker.entity.num == client.global_id
+    ours = locker.entity.type == ENTITY_TYPE_CLIENT and client.known_as(locker.entity.num)
     if ours and not force and any(other.holds(client, locker.cookie) for other in list(_held)):
         return False
     if image.config.get_bool("rbd_blocklist_on_break_lock"):

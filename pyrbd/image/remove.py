@@ -37,7 +37,7 @@ _log = Log("image")
 OnProgress = Callable[[int, int], "int | None"]
 
 
-class _HasChildren(ImageHasSnapshots):
+class ImageHasChildren(ImageHasSnapshots):
     """Only snapshots in the trash are left, which clones need (ECHILD)."""
 
 
@@ -68,7 +68,7 @@ async def remove(io: IoContext, name: str, on_progress: OnProgress | None = None
             await _check_removable(io, name, image_id)
         except ImageNotFound:
             pass  # only its entry is left
-        except _HasChildren:
+        except ImageHasChildren:
             if not options.get_bool("rbd_move_parent_to_trash_on_remove"):
                 raise
             source = trash.TRASH_IMAGE_SOURCE_USER_PARENT
@@ -208,7 +208,7 @@ async def _remove_trashed_snapshots(image: Image) -> None:
         except ImageBusy:
             needed = True
     if needed:
-        raise _HasChildren(f"image {image.name} has snapshots that clones need", errno.ENOTEMPTY)
+        raise ImageHasChildren(f"image {image.name} has snapshots that clones need", errno.ENOTEMPTY)
 
 
 # ---------------------------------------------------------------- the data

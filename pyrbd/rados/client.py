@@ -15,13 +15,13 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
-from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import AuthError, ProtocolError, PyrbdError
 from ..log import Log
 from ..msgr.connection import Connection
 from ..msgr.features import FEATURES_SUPPORTED
+from ..msgr.frames import no_sink
 from ..msgr.messages import (
     POOL_OP_CREATE,
     POOL_OP_CREATE_SNAP,
@@ -40,6 +40,7 @@ from .commands import Commands, Dialog, parse_pgid
 from .completion import Completion, Event, after_fork
 from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, TimedOut, make_ex
 from .hunt import Candidate
+from .messenger import MessengerOptions
 from .monclient import CommandReply, MonClient, features_for_commands
 from .monhost import find_monitors, needs_dns
 from .objecter import Objecter
@@ -56,10 +57,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = Log("client")
-
-
-def no_sink(tid: int, length: int) -> None:
-    """For connections whose answers go to no caller's buffer."""
 
 
 class Driver(Protocol):
@@ -89,7 +86,13 @@ class Driver(Protocol):
 READ_POLICIES = {"balance": FLAG_BALANCE_READS, "localize": FLAG_LOCALIZE_READS}
 """`rados_replica_read_policy`: what every read asks for."""
 
-OBSERVED = frozenset(("crush_location", "rados_mon_op_timeout", "rados_osd_op_timeout", "rados_replica_read_policy"))
+OBSERVED = frozenset(
+    """
+    crush_location rados_mon_op_timeout rados_osd_op_timeout rados_replica_read_policy
+    ms_client_mode ms_crc_data ms_mon_client_mode
+    ms_compress_secure ms_osd_compress_min_size ms_osd_compress_mode ms_osd_compression_algorithm
+    """.split()  # noqa: SIM905
+)
 """Options that take effect when they change."""
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -110,8 +113,9 @@ class Client:
         """Whether the OSDs have the class method of that name (octopus); False after one said no."""
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
-        self._global_seq = count(1)
+        self._global_seq = 0
         self._seq_lock = threading.Lock()
+        self._messenger: MessengerOptions | None = None
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
         )
@@ -149,6 +153,10 @@ class Client:
     @property
     def global_id(self) -> int:
         return self._mon().global_id
+
+    def known_as(self, global_id: int) -> bool:
+        """Whether that is, or was, our global id."""
+        return global_id in self._mon().tickets.known_as
 
     @property
     def fsid(self) -> str:
@@ -230,7 +238,23 @@ class Client:
         config = self.config
         limit = timeout if timeout else config.get_float("client_mount_timeout")
         deadline = time.monotonic() + limit if limit else None
+        mon = await self._prepare(deadline, limit)
+        mon.on_subscribed = self.commands.on_front
+        _clients.add(self)
         try:
+            await mon.connect(deadline, limit)
+        except BaseException:
+            self._teardown(ConnectionShutdown("the connection was not made", errno.ESHUTDOWN))
+            self.state = "configuring"
+            raise
+        self.state = "connected"
+        self._configure()
+
+    async def _prepare(self, deadline: float | None, limit: float) -> MonClient:
+        """Reads what has to be known before a monitor is asked anything."""
+        config = self.config
+        try:
+            self._messenger = MessengerOptions.from_config(config)
             monitors = await self._find_monitors(deadline, limit)
             tickets = Tickets.of(config)
         except PyrbdError as e:
@@ -240,21 +264,12 @@ class Client:
             config,
             monitors,
             tickets,
-            nonce=self._nonce,
+            connect=self.connection,
             on_map=self.objecter.handle_map,
             on_config=config.set_from_monitors,
             osdmap_epoch=lambda: self.objecter.osdmap.epoch if self.objecter.osdmap else 0,
         )
-        self.mon.on_subscribed = self.commands.on_front
-        _clients.add(self)
-        try:
-            await self.mon.connect(deadline, limit)
-        except BaseException:
-            self._teardown(ConnectionShutdown("the connection was not made", errno.ESHUTDOWN))
-            self.state = "configuring"
-            raise
-        self.state = "connected"
-        self._configure()
+        return self.mon
 
     async def _find_monitors(self, deadline: float | None, limit: float) -> list[Candidate]:
         """Where the monitors may be. The DNS is asked by a thread of its own: nobody says how long it
@@ -296,6 +311,10 @@ class Client:
         config = self.config
         if not names & OBSERVED:
             return
+        try:
+            self._messenger = MessengerOptions.from_config(config)
+        except PyrbdError as e:
+            _log.warning("%s; connections are made as before", e)
         self.op_timeout = config.get_float("rados_osd_op_timeout")
         self.mon_timeout = config.get_float("rados_mon_op_timeout")
         self.objecter.crush_location = config.crush_location()
@@ -339,19 +358,29 @@ class Client:
         return self.connection(ENTITY_TYPE_OSD, addr, mon.tickets.authorizer(ENTITY_TYPE_OSD), sink)
 
     def connection(self, kind: int, addr: EntityAddr, auth: Authenticator, sink: Sink = no_sink) -> Connection:
-        """A new connection to a daemon, not started."""
-        with self._seq_lock:
-            seq = next(self._global_seq)
+        """A new connection to a daemon, not started. Raises AuthError when no mode is left for it."""
+        options = self._messenger
+        assert options is not None
         return Connection(
             kind,
             addr,
             auth,
             own_nonce=self._nonce,
             global_id=self.mon.global_id if self.mon is not None else 0,
-            global_seq=seq,
+            global_seq=self._next_global_seq(0),
+            next_global_seq=self._next_global_seq,
+            modes=options.modes(kind),
             features=features_for_commands() if kind == ENTITY_TYPE_MON else FEATURES_SUPPORTED,
+            compression=options.offer(kind),
+            crc_data=options.crc_data,
             sink=sink,
         )
+
+    def _next_global_seq(self, above: int) -> int:
+        """Numbers our connections, each higher than those before and than `above`."""
+        with self._seq_lock:
+            self._global_seq = seq = max(self._global_seq, above) + 1
+        return seq
 
     def _want_map(self) -> None:
         if self.mon is not None:
@@ -375,9 +404,10 @@ class Client:
         self.driver.defer(ask)
 
     def _auth_failed(self, error: AuthError) -> bool:
-        """A daemon did not accept our ticket: gets another. False when the monitors do not have us any more."""
+        """A daemon did not accept our ticket: gets another. False when that cannot help: the monitors do not
+        have us any more, or we have no connection mode in common."""
         mon = self.mon
-        if mon is None or mon.tickets.denied is not None:
+        if mon is None or mon.tickets.denied is not None or error.errno == errno.EOPNOTSUPP:
             return False
         _log.warning("%s; renewing tickets", error)
         self.driver.defer(mon.renew_tickets)
@@ -422,9 +452,19 @@ class Client:
         return time.monotonic() + limit if limit else None
 
     async def ping_monitor(self, mon_id: str) -> str:
-        """What a monitor says of itself, as JSON."""
-        self._mon()
-        return await self.commands.ping(mon_id, self._mon_deadline(None))
+        """What a monitor says of itself, as JSON; before we are connected too, and by monitors
+        without a quorum.
+
+        Raises:
+            ObjectNotFound: there is none of that name; TimedOut after `rados_mon_op_timeout` seconds, or else
+                `mon_client_ping_timeout`.
+        """
+        limit = self.mon_timeout or self.config.get_float("mon_client_ping_timeout")
+        deadline = time.monotonic() + limit
+        if self.state == "connected":
+            return await self.commands.ping(mon_id, deadline)
+        mon = await self._prepare(deadline, limit)
+        return await self.commands.ping_any(mon_id, mon.known, deadline)
 
     @property
     def monmap(self) -> MonMap:

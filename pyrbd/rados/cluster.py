@@ -361,7 +361,6 @@ class Rados(ClusterHandle):
             return self.client.run(self.client.ping_monitor(name))
         client = Client(self._config, ThreadDriver())
         try:
-            client.run(client.connect(None))
             return client.run(client.ping_monitor(name))
         finally:
             client.shutdown()

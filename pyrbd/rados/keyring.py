@@ -31,13 +31,13 @@ def parse_keyring(text: str, where: str = "keyring") -> dict[str, SecretText]:
     """{entity: key in base64} of a keyring file's text.
 
     Raises:
-        ConfigError: EINVAL with the line's number.
+        ConfigError: EIO with the line's number.
     """
     text = SecretText(text)
     try:
         sections = parse_conf(text, where)
     except ConfigError as e:
-        broken = ConfigError(e.message, errno=e.errno, hint=e.hint)
+        broken = ConfigError(e.message, errno=errno.EIO, hint=e.hint)
     else:
         return {entity: SecretText(values["key"]) for entity, values in sections.items() if "key" in values}
     raise broken  # without the traceback, in which the file can be read
@@ -47,16 +47,16 @@ def find_key(config: Config) -> CryptoKey:
     """The key of the configuration's entity.
 
     Raises:
-        ConfigError: ENOENT when no keyring is there, EACCES when it cannot be read,
-            EINVAL when it cannot be parsed, ENOENT when it has no key for the entity.
-        AuthError: EINVAL when what is there is not a key.
+        ConfigError: ENOENT when no keyring is there, EACCES when it cannot be read or has no key
+            for the entity, EIO when it cannot be parsed.
+        AuthError: when what is there is not a key: EINVAL, or EIO in a keyring.
     """
     given = SecretText(config.get("key") or "")
     if given:
         return CryptoKey.from_base64(given)
     keyfile = config.get("keyfile")
     if keyfile:
-        return _parse_key(_read(keyfile, "keyfile"), keyfile)
+        return _parse_key(_read(keyfile, "keyfile"), keyfile, errno.EINVAL)
     paths = split_list(config.get("keyring") or "")
     seen: list[str] = []
     for path in paths:
@@ -67,13 +67,13 @@ def find_key(config: Config) -> CryptoKey:
                 continue
             raise
         if config.name in keys:
-            return _parse_key(keys[config.name], path)
+            return _parse_key(keys[config.name], path, errno.EIO)
         seen.append(path)
         break  # Ceph uses the first keyring that exists, and no other
     if seen:
         raise ConfigError(
             f"the keyring {seen[0]} has no key for {config.name}",
-            errno=errno.ENOENT,
+            errno=errno.EACCES,
             hint=f"add it: ceph auth get {config.name}",
         )
     raise ConfigError(
@@ -83,8 +83,8 @@ def find_key(config: Config) -> CryptoKey:
     )
 
 
-def _parse_key(text: SecretText, path: str) -> CryptoKey:
+def _parse_key(text: SecretText, path: str, code: int) -> CryptoKey:
     try:
         return CryptoKey.from_base64(text)
     except AuthError as e:
-        raise AuthError(f"{path}: {e}", errno=errno.EINVAL) from None
+        raise AuthError(f"{path}: {e}", errno=code) from None

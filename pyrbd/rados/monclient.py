@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError, errno_name
 from ..log import Log
-from ..msgr.connection import Connection
 from ..msgr.features import FEATURES_SUPPORTED, SERVER_QUINCY_BIT
 from ..msgr.messages import (
     PRIO_DEFAULT,
@@ -56,7 +55,8 @@ from .session import Session
 
 if TYPE_CHECKING:
     from ..denc import Buffer
-    from ..msgr.connection import Message, Ready
+    from ..msgr.auth import Authenticator
+    from ..msgr.connection import Connection, Message, Ready
     from .client import Driver
     from .config import Config
     from .tickets import Tickets
@@ -116,6 +116,7 @@ class MonClient:
         config: options, which are looked at when they are needed.
         monitors: where they may be, by the configuration.
         tickets: who we are, and what proves it.
+        connect: makes a connection to a kind of daemon at an address.
         on_config: gets the options of the monitors' own configuration that are for us.
     """
 
@@ -126,7 +127,7 @@ class MonClient:
         monitors: Sequence[Candidate],
         tickets: Tickets,
         *,
-        nonce: int,
+        connect: Callable[[int, EntityAddr, Authenticator], Connection],
         on_map: Callable[[MOSDMap], None],
         on_config: Callable[[Mapping[str, str]], None],
         osdmap_epoch: Callable[[], int],
@@ -140,7 +141,7 @@ class MonClient:
         self._refused = 0
         self._config = config
         self._monitors = list(monitors)
-        self._nonce = nonce
+        self._connect = connect
         self._on_map = on_map
         self._on_config = on_config
         self._osdmap_epoch = osdmap_epoch
@@ -164,6 +165,11 @@ class MonClient:
         self._more_subscriptions: dict[str, int] = {}
         self.on_subscribed: Callable[[MessageFront], None] | None = None
         """Hears what comes for subscriptions other than those for the maps that are kept here."""
+
+    @property
+    def known(self) -> list[Candidate]:
+        """Where monitors may be, by the configuration."""
+        return self._monitors
 
     @property
     def global_id(self) -> int:
@@ -239,14 +245,11 @@ class MonClient:
         self._go_hunting()
 
     def _try(self, candidate: Candidate) -> None:
-        conn = Connection(
-            ENTITY_TYPE_MON,
-            candidate.addr,
-            self.tickets.login(),
-            own_nonce=self._nonce,
-            global_id=self.global_id,
-            features=features_for_commands(),
-        )
+        try:
+            conn = self._connect(ENTITY_TYPE_MON, candidate.addr, self.tickets.login())
+        except AuthError as e:
+            self._give_up(e)
+            return
         session = Session(f"mon.{candidate.name}", conn, self, self.driver, blocking=False)
         self._hunting[id(session)] = session
         session.start()

@@ -54,6 +54,8 @@ class Tickets:
     ) -> None:
         self.entity = entity
         self.global_id = 0
+        self.known_as: set[int] = set()
+        """Every global id that we have had."""
         self.held: dict[int, Ticket] = {}
         self.renewals = 0
         """How often tickets were renewed without logging in."""
@@ -120,6 +122,7 @@ class Tickets:
         if self.global_id and global_id != self.global_id:
             _log.warning("client.%d is client.%d now", self.global_id, global_id)
         self.global_id = global_id
+        self.known_as.add(global_id)
         self.denied = None
         self.logins += 1
         self._method = way.method
@@ -136,7 +139,9 @@ class Tickets:
 
     def explain(self, error: PyrbdError) -> PyrbdError:
         """Why logging in failed: that there was no key to try, when it was the method that was refused."""
-        return self._no_key if self._no_key is not None and isinstance(error, AuthError) else error
+        if self._no_key is None or not isinstance(error, AuthError):
+            return error
+        return AuthError(str(self._no_key), errno=error.errno)
 
     # ------------------------------------------------------------ to talk to daemons
 

@@ -1,7 +1,10 @@
-"""Records `data/sessions.json.gz` from real daemons: ``python tests/msgr/record.py``.
+"""Records `data/*.json.gz` from real daemons: ``python -m tests.msgr.record``.
 
-Two connections in crc mode, byte for byte: one to a monitor, one to an OSD. What is random
-on our side is fixed, so that the tests can play our part again.
+Two connections in crc mode, byte for byte: one to a monitor, with renewals of tickets, one to an
+OSD. What is random on our side is fixed, so that the tests can play our part again.
+``sessions`` is of a cluster that is started for it. The others are of tentacle with keys of both
+types, by ``python -m tests.msgr.record NAME CONF [KEYRING]``: ``aes256k`` is what the name says;
+``mixed`` has secrets of services of type aes.
 """
 
 from __future__ import annotations
@@ -21,9 +24,9 @@ from ci.cluster import NativeCluster  # noqa: E402
 from pyrbd.msgr import crypto  # noqa: E402
 from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator  # noqa: E402
 from pyrbd.msgr.connection import Connection, Message, Ready  # noqa: E402
-from pyrbd.msgr.messages import MMonSubscribe, MOSDMap, SubscribeItem  # noqa: E402
+from pyrbd.msgr.messages import MAuth, MAuthReply, MMonSubscribe, MOSDMap, SubscribeItem  # noqa: E402
 from pyrbd.msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, encode_object, encode_request  # noqa: E402
-from pyrbd.msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr  # noqa: E402
+from pyrbd.msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr  # noqa: E402
 from pyrbd.osdmap import OSDMap  # noqa: E402
 from pyrbd.rados.config import Config  # noqa: E402
 from pyrbd.rados.keyring import find_key  # noqa: E402
@@ -69,19 +72,28 @@ class Tape:
 def main() -> None:
     DATA.mkdir(exist_ok=True)
     crypto.random_bytes = fixed_bytes
+    if len(sys.argv) > 2:
+        name, conf, *keyring = sys.argv[1:]
+        save(name, record(conf, *keyring))
+        return
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         cluster = NativeCluster(Path(directory) / "c")
         cluster.up()
         try:
-            sessions = record(cluster)
+            save("sessions", record(str(cluster.conf)))
         finally:
             cluster.down()
-    (DATA / "sessions.json.gz").write_bytes(gzip.compress(json.dumps(sessions).encode(), mtime=0))
 
 
-def record(cluster: NativeCluster) -> dict[str, Any]:
+def save(name: str, sessions: dict[str, Any]) -> None:
+    (DATA / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps(sessions).encode(), mtime=0))
+
+
+def record(conf: str, keyring: str = "") -> dict[str, Any]:
     config = Config()
-    config.read_file(str(cluster.conf))
+    config.read_file(conf)
+    if keyring:
+        config.set("keyring", keyring)
     key = find_key(config)
     mon_addr = find_monitors(config)[0]
     mon = Tape(Connection(ENTITY_TYPE_MON, mon_addr, CephxMonAuthenticator("admin", key), own_nonce=77), mon_addr)
@@ -89,6 +101,16 @@ def record(cluster: NativeCluster) -> dict[str, Any]:
     subscribe = MMonSubscribe({"monmap": SubscribeItem(0), "osdmap": SubscribeItem(0)})
     mon.send(mon.conn.encode_message(0, subscribe.TYPE, subscribe.VERSION, subscribe.COMPAT, 127, subscribe.to_bytes()))
     messages = mon.until(Message, 2)
+    log = list(mon.log)
+    renewals = []
+    for prove in (False, True):
+        auth = mon.conn.auth
+        assert isinstance(auth, CephxMonAuthenticator)
+        payload = auth.renewal_request(ready.auth.tickets[ENTITY_TYPE_AUTH], ready.global_id, prove=prove)
+        ask = MAuth(protocol=auth.method, auth_payload=payload)
+        mon.send(mon.conn.encode_message(0, ask.TYPE, ask.VERSION, ask.COMPAT, 127, ask.to_bytes()))
+        reply = next(m for m in iter(lambda: mon.until(Message)[0], None) if m.header.type == MAuthReply.TYPE)
+        renewals.append([prove, payload.hex(), MAuthReply.decode_front(reply.front, 1).result_bl.hex()])
     maps = next(m for m in messages if m.header.type == MOSDMap.TYPE)
     osdmap = OSDMap.decode_full(max(MOSDMap.decode_front(maps.front, 4).maps.items())[1])
 
@@ -139,7 +161,7 @@ def record(cluster: NativeCluster) -> dict[str, Any]:
     return {
         "key": key.to_bytes().hex(),
         "random": FIXED,
-        "mon": {"addr": mon_addr.to_bytes().hex(), "global_id": ready.global_id, "log": mon.log},
+        "mon": {"addr": mon_addr.to_bytes().hex(), "global_id": ready.global_id, "log": log, "renewals": renewals},
         "osd": {
             "addr": addr.to_bytes().hex(),
             "ticket": [ticket.service_id, ticket.session_key.to_bytes().hex(), ticket.ticket_blob.hex()],

@@ -25,7 +25,19 @@ from pyrbd.osdmap import OSDMap
 
 from .record import fixed_bytes
 
-RECORD: dict[str, Any] = json.loads(gzip.decompress((Path(__file__).parent / "data" / "sessions.json.gz").read_bytes()))
+RECORDS: dict[str, dict[str, Any]] = {
+    path.name.partition(".")[0]: json.loads(gzip.decompress(path.read_bytes()))
+    for path in sorted((Path(__file__).parent / "data").glob("*.json.gz"))
+}
+RECORD = RECORDS["sessions"]
+EVERY = [f"{name}/{which}" for name in RECORDS for which in ("mon", "osd")]
+"""``mixed`` is of a client with a key of type aes256k and services with secrets of type aes."""
+
+
+def record_of(which: str) -> dict[str, Any]:
+    """The record of ``sessions/mon``; ``mon`` is short for that."""
+    name, _, kind = which.rpartition("/")
+    return {**RECORDS[name or "sessions"], "this": RECORDS[name or "sessions"][kind], "kind": kind}
 
 
 @pytest.fixture(autouse=True)
@@ -34,17 +46,18 @@ def fixed_random(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bytes_of(which: str, direction: str) -> bytes:
-    return b"".join(bytes.fromhex(data) for d, data in RECORD[which]["log"] if d == direction)
+    return b"".join(bytes.fromhex(data) for d, data in record_of(which)["this"]["log"] if d == direction)
 
 
 def make(which: str) -> Connection:
-    addr = EntityAddr.from_bytes(bytes.fromhex(RECORD[which]["addr"]))
-    if which == "mon":
-        key = CryptoKey.from_bytes(bytes.fromhex(RECORD["key"]))
+    record = record_of(which)
+    addr = EntityAddr.from_bytes(bytes.fromhex(record["this"]["addr"]))
+    if record["kind"] == "mon":
+        key = CryptoKey.from_bytes(bytes.fromhex(record["key"]))
         return Connection(ENTITY_TYPE_MON, addr, CephxMonAuthenticator("admin", key), own_nonce=77)
-    service, session_key, blob = RECORD["osd"]["ticket"]
+    service, session_key, blob = record["osd"]["ticket"]
     ticket = Ticket(service, CryptoKey.from_bytes(bytes.fromhex(session_key)), bytes.fromhex(blob), 3600, 0)
-    global_id = RECORD["mon"]["global_id"]
+    global_id = record["mon"]["global_id"]
     return Connection(ENTITY_TYPE_OSD, addr, CephxAuthorizer(ticket, global_id), own_nonce=77, global_id=global_id)
 
 
@@ -69,7 +82,7 @@ def play(which: str, cut: Any) -> tuple[list[Event], bytes, Connection]:
     return events, sent, conn
 
 
-@pytest.mark.parametrize("which", ["mon", "osd"])
+@pytest.mark.parametrize("which", EVERY)
 def test_the_handshake_is_the_recorded_one(which: str) -> None:
     events, sent, conn = play(which, len)
     assert conn.state is State.READY
@@ -79,7 +92,7 @@ def test_the_handshake_is_the_recorded_one(which: str) -> None:
     assert len(sent) > 300
 
 
-@pytest.mark.parametrize("which", ["mon", "osd"])
+@pytest.mark.parametrize("which", EVERY)
 def test_cut_after_every_byte(which: str) -> None:
     whole, sent, _ = play(which, len)
     single, sent_single, _ = play(which, lambda rest: 1)
@@ -152,7 +165,7 @@ def test_replies_fast_and_declared() -> None:
     assert read == b"\0\0\0" + b"recorded by a test" * 300
 
 
-@pytest.mark.parametrize("which", ["mon", "osd"])
+@pytest.mark.parametrize("which", ["mon", "osd", "aes256k/mon", "aes256k/osd"])
 def test_any_changed_byte_ends_in_one_clear_error(which: str) -> None:
     """A damaged or hostile stream costs the connection, never more."""
     raw = bytes_of(which, "rx")
@@ -198,9 +211,39 @@ def test_the_end_of_the_stream_is_an_error() -> None:
         conn.receive_data(b"")
 
 
-def test_secrets_are_not_shown() -> None:
-    key = CryptoKey.from_bytes(bytes.fromhex(RECORD["key"]))
-    events, _, conn = play("mon", len)
+@pytest.mark.parametrize("name", RECORDS)
+def test_tickets_are_renewed_as_recorded(name: str) -> None:
+    """What we ask the monitor for new tickets with, and what it answered."""
+    events, _, conn = play(f"{name}/mon", len)
+    ready, auth = events[0], conn.auth
+    assert isinstance(ready, Ready) and isinstance(auth, CephxMonAuthenticator)
+    types = {"sessions": (1, 1), "aes256k": (2, 2), "mixed": (2, 1)}[name]
+    assert (ready.auth.tickets[32].session_key.type, ready.auth.tickets[4].session_key.type) == types
+    for prove, request, reply in RECORDS[name]["mon"]["renewals"]:
+        held = ready.auth.tickets[32]
+        assert auth.renewal_request(held, ready.global_id, prove=prove).hex() == request
+        tickets = auth.renewal_reply(bytes.fromhex(reply), held)
+        assert sorted(tickets) == ([1, 4, 16, 32] if prove else [1, 4, 16])
+        for service, ticket in tickets.items():
+            assert ticket.session_key != ready.auth.tickets[service].session_key
+            assert ticket.session_key.type == types[service != 32] and ticket.validity > 0
+        another = held._replace(session_key=held.session_key.replace(secret=Secret(bytes(32))))
+        with pytest.raises((AuthError, DecodeError)):
+            auth.renewal_reply(bytes.fromhex(reply), another)
+        for at in range(0, len(reply) // 2, 5):
+            damaged = bytearray.fromhex(reply)
+            damaged[at] ^= 1 << at % 8
+            for hostile in (bytes(damaged), bytes.fromhex(reply)[:at]):
+                try:
+                    auth.renewal_reply(hostile, held)
+                except (AuthError, DecodeError):
+                    pass  # else a bit of what only the service can read, or of a number that is ours to believe
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_secrets_are_not_shown(name: str) -> None:
+    key = CryptoKey.from_bytes(bytes.fromhex(RECORDS[name]["key"]))
+    events, _, conn = play(f"{name}/mon", len)
     shown = repr(key) + repr(events) + repr(conn) + repr(conn._result)
     secrets = [key.secret, *(t.session_key.secret for t in events[0].auth.tickets.values())]  # type: ignore[union-attr]
     for secret in secrets:

@@ -412,6 +412,8 @@ class World:
             raise Inapplicable
         if self.taken(where, name):
             return raises("ImageExists")
+        if not flatten and any(s.trashed for _, s in image.parents()):
+            return raises("ImageNotFound")  # a snapshot in the trash gets no more children
         made = self._new(new, where, name, Spec(**spec), bytearray(image.data))
         made.metadata = dict(image.metadata)
         made.snaps = [

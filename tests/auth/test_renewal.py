@@ -7,8 +7,7 @@ import time
 import pytest
 
 from pyrbd import rados, rbd
-
-from .conftest import native_cluster
+from tests.conftest import native_cluster
 
 
 @pytest.mark.timeout(120)
