@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +45,9 @@ def ceph_on_ours(
     there = tmp_path_factory.mktemp("ceph-on-ours")
     (there / "rados.py").write_text("from pyrbd.rados import *\n")
 
-    path = os.pathsep.join([str(there), str(ROOT), "/usr/lib/python3/dist-packages"])
+    # our dependencies, and not what the distribution has of them
+    ours = sysconfig.get_path("purelib")
+    path = os.pathsep.join([str(there), str(ROOT), ours, "/usr/lib/python3/dist-packages"])
     how: dict[str, Any] = {"text": True, "env": {**os.environ, "PYTHONPATH": path}}
     program = [sys.executable, CEPH, "-c", conf]
 
