@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
 import threading
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyrbd import aio, rados, rbd
+from pyrbd.msgr.frames import MODE_NAMES
 from pyrbd.msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MGR, ENTITY_TYPE_OSD
 from pyrbd.rados.monclient import MonClient
 from pyrbd.testing.native import NativeCluster
+from tests.auth import checks, soak
 from tests.conftest import native_cluster
 from tests.proxy import redirected
 
@@ -91,6 +94,18 @@ def test_tickets_are_renewed_on_the_session_under_load(client: rados.Rados, mon:
             assert result == 0
     assert tickets.logins == 1, "all was asked on the session that was there"
     assert client.get_instance_id() == global_id
+
+
+@pytest.mark.parametrize("mode", ["secure", "crc"])
+def test_memory_stays_the_same_over_many_tickets(native: NativeCluster, mode: str) -> None:
+    """`tests/auth/soak.py` does it for as long as one likes."""
+    modes = {"ms_client_mode": mode, "ms_mon_client_mode": mode}
+    with checks.login(str(native.conf), options=modes) as cluster:
+        mon = cluster.client.mon
+        assert mon is not None and mon._session is not None and MODE_NAMES[mon._session.conn.mode] == mode
+        soaked = soak.soak(cluster, 10)
+        assert soaked.renewals >= 3 and soaked.logins == 0 and soaked.connections > 10
+        assert soaked.growth < 1024, soaked
 
 
 @pytest.mark.parametrize("service", [ENTITY_TYPE_OSD, ENTITY_TYPE_MGR])
@@ -229,7 +244,11 @@ def test_a_renewal_that_is_refused_ends_in_another_login(client: rados.Rados, mo
     assert not errors and mon.tickets.logins == logins
 
 
-def test_tickets_are_renewed_on_an_event_loop(native: NativeCluster) -> None:
+def test_tickets_are_renewed_on_an_event_loop(native: NativeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when the wall's clock is wrong: validity is counted from when a ticket came."""
+    wrong = itertools.count(10, 1_000_000)
+    monkeypatch.setattr(time, "time", lambda: float(next(wrong)))
+
     async def run() -> None:
         async with aio.Rados(conffile=str(native.conf)) as cluster:
             io = await cluster.open_ioctx("rbd")
