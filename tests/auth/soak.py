@@ -80,7 +80,7 @@ def soak(cluster: rados.Rados, seconds: float, anew: float = 0.5) -> Soaked:
 
 
 def main() -> None:
-    from tests.conftest import native_cluster
+    from pyrbd.testing.native import native_cluster
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)

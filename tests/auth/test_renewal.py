@@ -16,9 +16,9 @@ from pyrbd import aio, rados, rbd
 from pyrbd.msgr.frames import MODE_NAMES
 from pyrbd.msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MGR, ENTITY_TYPE_OSD
 from pyrbd.rados.monclient import MonClient
-from pyrbd.testing.native import NativeCluster
+from pyrbd.testing.base import Cluster
 from tests.auth import checks, soak
-from tests.conftest import native_cluster
+from tests.conftest import own_cluster
 from tests.proxy import redirected
 
 pytestmark = pytest.mark.timeout(120)
@@ -27,15 +27,15 @@ RECORD = struct.Struct("<Q")
 
 
 @pytest.fixture(scope="module")
-def native() -> Iterator[NativeCluster]:
+def native() -> Iterator[Cluster]:
     """Three monitors, whose tickets are good for four seconds, and to ask for others for eight."""
     settings = ["auth_service_ticket_ttl=4", "auth_mon_ticket_ttl=8"]
-    with native_cluster(mons=3, osds=2, settings=settings) as cluster:
+    with own_cluster(mons=3, osds=2, settings=settings) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def client(native: NativeCluster) -> Iterator[rados.Rados]:
+def client(native: Cluster) -> Iterator[rados.Rados]:
     with rados.Rados(conffile=str(native.conf)) as cluster:
         yield cluster
 
@@ -97,7 +97,7 @@ def test_tickets_are_renewed_on_the_session_under_load(client: rados.Rados, mon:
 
 
 @pytest.mark.parametrize("mode", ["secure", "crc"])
-def test_memory_stays_the_same_over_many_tickets(native: NativeCluster, mode: str) -> None:
+def test_memory_stays_the_same_over_many_tickets(native: Cluster, mode: str) -> None:
     """`tests/auth/soak.py` does it for as long as one likes."""
     modes = {"ms_client_mode": mode, "ms_mon_client_mode": mode}
     with checks.login(str(native.conf), options=modes) as cluster:
@@ -244,7 +244,7 @@ def test_a_renewal_that_is_refused_ends_in_another_login(client: rados.Rados, mo
     assert not errors and mon.tickets.logins == logins
 
 
-def test_tickets_are_renewed_on_an_event_loop(native: NativeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tickets_are_renewed_on_an_event_loop(native: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """And when the wall's clock is wrong: validity is counted from when a ticket came."""
     wrong = itertools.count(10, 1_000_000)
     monkeypatch.setattr(time, "time", lambda: float(next(wrong)))
@@ -264,7 +264,7 @@ def test_tickets_are_renewed_on_an_event_loop(native: NativeCluster, monkeypatch
     asyncio.run(run())
 
 
-def test_a_key_that_is_taken_away_is_told_at_last(native: NativeCluster, client: rados.Rados) -> None:
+def test_a_key_that_is_taken_away_is_told_at_last(native: Cluster, client: rados.Rados) -> None:
     """A client goes on as long as OSDs take its ticket; then everything fails with what the monitors say."""
     out = client.mon_command(
         json.dumps(
