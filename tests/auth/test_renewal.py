@@ -28,8 +28,8 @@ RECORD = struct.Struct("<Q")
 
 @pytest.fixture(scope="module")
 def native() -> Iterator[Cluster]:
-    """Three monitors, whose tickets are good for four seconds, and to ask for others for eight."""
-    settings = ["auth_service_ticket_ttl=4", "auth_mon_ticket_ttl=8"]
+    """Three monitors, whose tickets are good for two seconds, and to ask for others for four."""
+    settings = ["auth_service_ticket_ttl=2", "auth_mon_ticket_ttl=4", "mon_tick_interval=1"]
     with own_cluster(mons=3, osds=2, settings=settings) as cluster:
         yield cluster
 
@@ -103,8 +103,8 @@ def test_memory_stays_the_same_over_many_tickets(native: Cluster, mode: str) -> 
     with checks.login(str(native.conf), options=modes) as cluster:
         mon = cluster.client.mon
         assert mon is not None and mon._session is not None and MODE_NAMES[mon._session.conn.mode] == mode
-        soaked = soak.soak(cluster, 10)
-        assert soaked.renewals >= 3 and soaked.logins == 0 and soaked.connections > 10
+        soaked = soak.soak(cluster, 6)
+        assert soaked.renewals >= 3 and soaked.logins == 0 and soaked.connections > 5
         assert soaked.growth < 1024, soaked
 
 
