@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
-from tests.conftest import native_cluster
+from pyrbd.testing.native import NativeCluster
+from tests.conftest import own_cluster
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(180)
 @pytest.fixture
 def growing() -> Iterator[NativeCluster]:
     """A cluster with one monitor, to which others come."""
-    with native_cluster(osds=1) as cluster:
+    with own_cluster(osds=1) as cluster:
         yield cluster
 
 

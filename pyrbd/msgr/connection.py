@@ -532,7 +532,7 @@ class Connection:
                 )
         self._offered = modes
         _log.debug(
-            "[%s] we say HELLO and AUTH_REQUEST: %s in mode %s",
+            "[%s] we send AUTH_REQUEST: %s in mode %s",
             self.label,
             AUTH_METHOD_NAMES.get(self._auth.method),
             _names(modes),
@@ -561,7 +561,7 @@ class Connection:
         seen = hello.peer_addr
         self.own_addr = EntityAddr(EntityAddr.TYPE_MSGR2, self._own_nonce, seen.host, 0)
         self.state = State.AUTH
-        _log.debug("[%s] HELLO from a %s, which sees us as %s", self.label, self.peer_name, seen.host)
+        _log.debug("[%s] HELLO: its type is %s, and it sees us at %s", self.label, self.peer_name, seen.host)
 
     def _on_auth_reply_more(self, frame: Frame) -> None:
         more = AuthMore.decode(Decoder(self._payload(frame)))
@@ -577,7 +577,8 @@ class Connection:
             return
         if bad.result == -13 or (bad.result == -1 and bad.method in bad.allowed_methods):  # nautilus: EPERM
             raise AuthError(
-                f"{self.peer_name} at {self.target} did not accept our name and key", hint=self._auth.refused_hint()
+                f"{self.peer_name} at {self.target} did not accept our {self._auth.shown}",
+                hint=self._auth.refused_hint(),
             )
         methods = "/".join(AUTH_METHOD_NAMES.get(m, str(m)) for m in bad.allowed_methods) or "nothing"
         hint = ""

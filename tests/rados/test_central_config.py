@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON, missing_programs
 from pyrbd import rados, rbd
 from pyrbd.rados.option_table import BOOL, DEBUG, FLOAT, INT, MSECS, OPTIONS, SECS, SIZE, UINT, UUID, VALUES
+from pyrbd.testing.programs import SYSTEM_PYTHON, missing_programs
 from tests.rados.configplay import play
 
 Ceph = Callable[..., bytes]

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
-from tests.conftest import native_cluster
+from pyrbd.testing import Cluster
+from tests.conftest import own_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 CEPH = "/usr/bin/ceph"
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[NativeCluster]:
+def own() -> Iterator[Cluster]:
     """A cluster whose mgr may be killed."""
-    with native_cluster(osds=1, store="bluestore") as native:
-        yield native
+    with own_cluster(osds=1, store="bluestore") as started:
+        yield started
 
 
 def command(prefix: str, **args: Any) -> str:
@@ -211,7 +211,7 @@ def test_input_and_output(handle: rados.Rados, librados: Callable[[str], Any]) -
 
 
 @pytest.mark.timeout(120)
-def test_the_mgr_may_die_and_come_back(own: NativeCluster) -> None:
+def test_the_mgr_may_die_and_come_back(own: Cluster) -> None:
     with rados.Rados(conffile=str(own.conf)) as cluster:
         assert cluster.mgr_command(command("pg stat"), b"", timeout=60)[0] == 0
         for _ in range(2):
@@ -235,7 +235,7 @@ def test_the_mgr_may_die_and_come_back(own: NativeCluster) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_an_osd_that_dies_during_a_command(own: NativeCluster) -> None:
+def test_an_osd_that_dies_during_a_command(own: Cluster) -> None:
     with rados.Rados(conffile=str(own.conf)) as cluster:
         own.pause("osd.0")
         answers: list[Any] = []

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON, missing_programs
 from pyrbd import rados
+from pyrbd.testing.programs import SYSTEM_PYTHON, missing_programs
 from tests.rados.configplay import play
 
 ARGS = "conf_parse_argv"
