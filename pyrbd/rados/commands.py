@@ -190,14 +190,14 @@ class Commands:
 
     # ------------------------------------------------------------ connections
 
-    def _connection(self, kind: int, addr: EntityAddr | None, what: str, *, fresh: bool = True) -> Connection:
+    def _connection(self, kind: int, addr: EntityAddr | None, what: str) -> Connection:
         client = self._client
         mon = client.mon
         assert mon is not None
         if addr is None:
             raise make_ex(-errno.EPROTONOSUPPORT, f"{what} has no msgr2 address")
         try:
-            auth = mon.tickets.login(fresh=fresh) if kind == ENTITY_TYPE_MON else mon.tickets.authorizer(kind)
+            auth = mon.tickets.login() if kind == ENTITY_TYPE_MON else mon.tickets.authorizer(kind)
         except AuthError as e:
             raise make_ex(-e.errno, f"{what}: {e}") from e
         return client.connection(kind, addr, auth)
@@ -323,9 +323,8 @@ class Commands:
         raise make_ex(-errno.ENOENT, f"mon.{mon_id} does not exist")
 
     async def _ping(self, name: str, addr: EntityAddr | None, deadline: float) -> str:
-        # as who we are, if we are somebody: without a quorum there is no new global id
         while True:
-            dialog = Dialog(self._client, name, self._connection(ENTITY_TYPE_MON, addr, name, fresh=False), deadline)
+            dialog = Dialog(self._client, name, self._connection(ENTITY_TYPE_MON, addr, name), deadline)
             try:
                 await dialog.ready()
                 answer = await dialog.ask(MPing())
