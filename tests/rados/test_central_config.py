@@ -224,28 +224,27 @@ def test_an_open_image_hears_of_its_pool_s_options(
             ceph_cli("config", "rm", "global", "rbd_config_pool_override_update_timestamp")
 
 
-@pytest.mark.pyrbd_needs("kill_daemon")
 def test_a_timeout_from_the_monitors_is_that_of_operations(
-    cluster: Cluster, conf: str, config: Callable[..., None]
+    daemons: Cluster, conf: str, config: Callable[..., None]
 ) -> None:
-    with rados.Rados(conffile=conf) as client, client.open_ioctx("rbd") as io:
+    with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as io:
         config("client", "rados_osd_op_timeout", "1")
         end = time.monotonic() + 10
-        while client.conf_get("rados_osd_op_timeout") != "1":
+        while cluster.conf_get("rados_osd_op_timeout") != "1":
             assert time.monotonic() < end
-        osds = [d for d in cluster.daemons if d.startswith("osd.")]
+        osds = [d for d in daemons.daemons if d.startswith("osd.")]
         for osd in osds:
-            cluster.pause(osd)
+            daemons.pause(osd)
         try:
             start = time.monotonic()
             with pytest.raises(rados.TimedOut):
                 io.read("x")
             assert 1 <= time.monotonic() - start < 1.5
-            client.conf_set("rados_osd_op_timeout", "0.5")
+            cluster.conf_set("rados_osd_op_timeout", "0.5")
             start = time.monotonic()
             with pytest.raises(rados.TimedOut):
                 io.read("x")
             assert 0.5 <= time.monotonic() - start < 0.9
         finally:
             for osd in osds:
-                cluster.resume(osd)
+                daemons.resume(osd)
