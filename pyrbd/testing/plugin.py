@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
     from .base import Cluster
     from .providers import Provider
+
+
+class _NoCluster(pytest.skip.Exception):  # type: ignore[misc]  # of the type Any
+    """There is no cluster for any test."""
+
 
 _numbers = itertools.count(1)
 _started = pytest.StashKey[str]()
@@ -56,6 +61,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.fixturenames.insert(0, "_pyrbd_abilities")
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    outcome = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, _NoCluster):
+        # the same place for all, so that they are counted in one line
+        outcome.get_result().longrepr = (
+            __file__,
+            provider_of.__code__.co_firstlineno,
+            f"Skipped: {call.excinfo.value}",
+        )
+
+
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if text := config.stash.get(_started, None):
         terminalreporter.write_line(f"pyrbd: {text}")
@@ -77,7 +94,7 @@ def provider_of(config: pytest.Config) -> Provider:
             config.stash[_provider] = e
     found = config.stash[_provider]
     if isinstance(found, NotOffered):
-        pytest.skip(str(found))
+        raise _NoCluster(str(found))
     if isinstance(found, Exception):
         raise found
     return found
