@@ -59,7 +59,12 @@ async def _sparsify(image: Image, object_no: int, sparse_size: int) -> None:
     """
     io, name, may_go = image.data_io, image.object_name(object_no), not rw.object_overlap(image, object_no)
     op = ObjectOperation().call_write("rbd", "sparsify", struct.pack("<Q?", sparse_size, may_go))
-    await io.submit(name, op, snapc=image.header.snap_context)
+    try:
+        await io.submit(name, op, snapc=image.header.snap_context)
+    except rados.Error as e:
+        if e.errno != errno.EOPNOTSUPP:  # as in an erasure-coded pool
+            raise
+        await _trim(image, object_no, sparse_size, may_go)
     if not may_go or image.object_map is None:
         return
     await image.object_map.update(object_no, object_no + 1, OBJECT_PENDING, OBJECT_EXISTS)
@@ -70,3 +75,22 @@ async def _sparsify(image: Image, object_no: int, sparse_size: int) -> None:
     except rados.ObjectNotFound:
         state = OBJECT_NONEXISTENT
     await image.object_map.update(object_no, object_no + 1, state, OBJECT_PENDING)
+
+
+async def _trim(image: Image, object_no: int, sparse_size: int, may_go: bool) -> None:
+    """Cuts off the zeroes at an object's end, in units of `sparse_size`; one that is all zeroes goes if it may."""
+    io, name, size = image.data_io, image.object_name(object_no), image.layout.object_size
+    while True:
+        try:
+            data: bytes = await io.submit_read(name, 0, size)
+            end = min(-(-len(data.rstrip(b"\0")) // sparse_size) * sparse_size, len(data))
+            if end == len(data) and (end or not may_go):
+                return
+            op = ObjectOperation().cmpext(end, bytes(size - end))  # nobody has written there meanwhile
+            op = op.truncate(end) if end or not may_go else op.remove()
+            await io.submit(name, op, snapc=image.header.snap_context)
+        except rados.ExtendMismatch:
+            continue
+        except rados.ObjectNotFound:
+            pass
+        return

@@ -2,144 +2,27 @@
 
 With a monitor we prove that we know our key, and get a ticket for the AUTH service and,
 under it, tickets for mon, osd and mgr. To an OSD we show such a ticket in an *authorizer*,
-answer its challenge, and check that it could open the ticket.
-
-What is encrypted is `CryptoKey.encrypt` of {u8 1, u64 magic, value}: AES-128-CBC with a
-fixed IV. Keys of type 2 (aes256k) are recognised and refused by name.
+answer its challenge, and check that it could open the ticket. Before tickets run out we show
+the AUTH ticket to the monitor for new ones (`CephxClientHandler.cc`); before that one runs out
+we prove once more that we know our key. How things are encrypted: :mod:`pyrbd.msgr.crypto`.
 """
 
-import base64
-import binascii
 import hmac
-import os
-import struct as _struct
-from typing import Annotated, ClassVar, NamedTuple, TypeVar
+from typing import Annotated, NamedTuple
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-from ..denc import (
-    Buffer,
-    Decoder,
-    Encoder,
-    InBlob,
-    Struct,
-    Vector,
-    blob,
-    boolean,
-    s32,
-    string,
-    u8,
-    u16,
-    u32,
-    u64,
-)
-from ..errors import AuthError, DecodeError
-from .types import ENTITY_TYPE_AUTH, ENTITY_TYPE_CLIENT, ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, Utime
-
-AUTH_METHOD_NONE = 1
-AUTH_METHOD_CEPHX = 2
-AUTH_METHOD_NAMES = {1: "none", 2: "cephx", 4: "gss"}
-
-AUTH_MODE_AUTHORIZER = 1
-AUTH_MODE_MON = 10
-
-CRYPTO_NONE = 0
-CRYPTO_AES = 1
-CRYPTO_AES256KRB5 = 2
+from ..denc import Buffer, Decoder, Encoder, InBlob, Struct, Vector, blob, boolean, s32, u8, u16, u32, u64
+from ..errors import AuthError
+from .auth import AUTH_METHOD_CEPHX, AUTH_MODE_AUTHORIZER, Authenticator, AuthResult, mon_auth_request
+from .crypto import CRYPTO_AES256KRB5, PREFIX, CryptoKey, KeyUsage, Secret, random_u64, secret_blob
+from .types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, Utime
 
 REQUEST_GET_AUTH_SESSION_KEY = 0x0100
 REQUEST_GET_PRINCIPAL_SESSION_KEY = 0x0200
 
-_MAGIC = 0xFF009CAD8826AA55
-_IV = b"cephsageyudagreg"
-_PREFIX = _struct.pack("<BQ", 1, _MAGIC)
+SERVICES = ENTITY_TYPE_MON | ENTITY_TYPE_OSD | ENTITY_TYPE_MGR
+"""What a client wants tickets for, besides AUTH."""
+
 _U64 = 0xFFFFFFFFFFFFFFFF
-
-S = TypeVar("S", bound=Struct)
-_StructType = type[S]  # CryptoKey has a field `type`
-
-
-class CryptoKey(Struct, secret=("secret",)):
-    """CryptoKey: a secret and how it is used. `repr` does not show the secret."""
-
-    type: u16
-    created: Utime
-    secret: bytes
-
-    @classmethod
-    def wire_min_size(cls) -> int:
-        return 12
-
-    @classmethod
-    def decode(cls, d: Decoder) -> "CryptoKey":
-        kind = d.u16()
-        created = Utime.decode(d)
-        return cls(kind, created, d.raw(d.u16()))
-
-    def encode(self, e: Encoder) -> None:
-        e.u16(self.type)
-        self.created.encode(e)
-        e.u16(len(self.secret))
-        e.raw(self.secret)
-
-    @classmethod
-    def from_base64(cls, text: str) -> "CryptoKey":
-        """The key as a keyring writes it.
-
-        Raises:
-            AuthError: EINVAL; the text itself is not part of the message.
-        """
-        try:
-            return cls.from_bytes(base64.b64decode(text.strip(), validate=True))
-        except (binascii.Error, DecodeError, ValueError):
-            raise AuthError("the key is not a cephx key in base64", errno=22) from None
-
-    def check_usable(self) -> None:
-        """Refuses, by name, a key whose cipher is not spoken here.
-
-        Raises:
-            AuthError: EOPNOTSUPP or EINVAL.
-        """
-        if self.type == CRYPTO_AES256KRB5:
-            raise AuthError(
-                "the key is of type aes256k, which this version does not speak",
-                errno=95,
-                hint="use a key of type aes: ceph auth get-or-create ... --key-type aes, where the cluster allows it",
-            )
-        if self.type != CRYPTO_AES or len(self.secret) != 16:
-            raise AuthError(f"a cephx key of type {self.type} with {len(self.secret)} bytes is not known", errno=22)
-
-    def _cipher(self) -> Cipher[modes.CBC]:
-        self.check_usable()
-        return Cipher(algorithms.AES(self.secret), modes.CBC(_IV))
-
-    def encrypt_raw(self, plain: bytes) -> bytes:
-        pad = 16 - len(plain) % 16
-        enc = self._cipher().encryptor()
-        return enc.update(plain + bytes([pad]) * pad) + enc.finalize()
-
-    def decrypt_raw(self, data: bytes) -> bytes:
-        if not data or len(data) % 16:
-            raise AuthError(f"cephx: {len(data)} encrypted bytes are not whole blocks")
-        dec = self._cipher().decryptor()
-        plain = dec.update(data) + dec.finalize()
-        pad = plain[-1]
-        if not 1 <= pad <= 16:
-            raise AuthError("cephx: cannot decrypt", hint="the key is not the one that the cluster knows")
-        return plain[:-pad]
-
-    def encrypt(self, value: Struct) -> bytes:
-        """The ciphertext of `value` with cephx's magic before it."""
-        e = Encoder()
-        e.raw(_PREFIX)
-        value.encode(e)
-        return self.encrypt_raw(bytes(e.buf))
-
-    def decrypt(self, data: bytes, cls: "_StructType[S]") -> S:
-        plain = self.decrypt_raw(data)
-        if not plain.startswith(_PREFIX):
-            raise AuthError("cephx: cannot decrypt", hint="the key is not the one that the cluster knows")
-        return cls.decode(Decoder(plain, len(_PREFIX)))
 
 
 # ---------------------------------------------------------------- what travels
@@ -188,12 +71,12 @@ class CephxAuthorizeChallenge(Struct):
 class CephxAuthorizeReply(Struct, secret=("connection_secret",)):
     struct_v: u8
     nonce_plus_one: u64
-    connection_secret: blob
+    connection_secret: secret_blob
 
     @classmethod
     def decode(cls, d: Decoder) -> "CephxAuthorizeReply":
         struct_v, nonce = d.u8(), d.u64()
-        return cls(struct_v, nonce, d.blob() if struct_v >= 2 else b"")
+        return cls(struct_v, nonce, Secret(d.blob()) if struct_v >= 2 else Secret())
 
 
 class CephxServiceTicket(Struct, secret=("session_key",)):
@@ -203,7 +86,7 @@ class CephxServiceTicket(Struct, secret=("session_key",)):
 
 
 class CephxConnectionSecret(Struct, secret=("secret",)):
-    secret: blob
+    secret: secret_blob
 
 
 class CephxTicketReply(Struct, secret=("service_ticket", "ticket_blob")):
@@ -240,16 +123,13 @@ class CephxSessionKeyReply(Struct, secret=("connection_secret",)):
         return cls(*head, secret, CephxTicketReplies.decode(extra) if extra.remaining else CephxTicketReplies(1, ()))
 
 
-class MonAuthRequest(Struct):
-    """The payload of AUTH_REQUEST to a monitor."""
-
-    auth_mode: u8
-    entity_type: u32
-    entity_id: string
-    global_id: u64
+class CephxServiceTicketRequest(Struct):
+    struct_v: u8
+    keys: u32
+    """Bits of the entity types of the services."""
 
 
-# ---------------------------------------------------------------- the exchange
+# ---------------------------------------------------------------- tickets
 
 
 class Ticket(NamedTuple):
@@ -259,51 +139,25 @@ class Ticket(NamedTuple):
     session_key: CryptoKey
     ticket_blob: bytes
     validity: float
-    """Seconds from the moment when it was issued."""
+    """Seconds from the moment when it was issued; 0: it is not known."""
     secret_id: int
 
     def __repr__(self) -> str:
         return f"<Ticket service={self.service_id} secret_id={self.secret_id} validity={self.validity:.0f}s>"
 
 
-class AuthResult(NamedTuple):
-    """What an authentication ends with."""
-
-    session_key: bytes
-    connection_secret: bytes
-    tickets: dict[int, Ticket]
-
-    def __repr__(self) -> str:
-        return f"<AuthResult tickets={sorted(self.tickets)}>"
-
-
-def _random_u64() -> int:
-    return int.from_bytes(os.urandom(8), "little")
-
-
-def calculate_challenge_key(key: CryptoKey, server_challenge: int, client_challenge: int) -> int:
-    """cephx_calc_client_server_challenge: the length-prefixed ciphertext of the two
-    challenges, folded by XOR of its whole 64-bit words."""
-    data = key.encrypt(CephxChallengeBlob(server_challenge, client_challenge))
-    data = _struct.pack("<I", len(data)) + data
-    result = 0
-    for i in range(0, len(data) - 7, 8):
-        result ^= int.from_bytes(data[i : i + 8], "little")
-    return result
-
-
-def _open_tickets(replies: CephxTicketReplies, key: CryptoKey, session_keys: dict[int, Ticket]) -> dict[int, Ticket]:
-    """verify_service_ticket_reply: the tickets of a reply that `key` opens."""
+def _open_tickets(replies: CephxTicketReplies, key: CryptoKey, old: Ticket | None = None) -> dict[int, Ticket]:
+    """verify_service_ticket_reply: the tickets of a reply that `key` opens; `old` is the AUTH ticket
+    under whose session key the one that replaces it is hidden."""
     found: dict[int, Ticket] = {}
     for t in replies.tickets:
-        service = key.decrypt(t.service_ticket, CephxServiceTicket)
+        service = key.decrypt(t.service_ticket, CephxServiceTicket, KeyUsage.TICKET_SESSION_KEY)
         raw = t.ticket_blob
-        if t.ticket_is_encrypted:  # under the session key of the ticket that it replaces
-            old = session_keys.get(t.service_id)
-            if old is None:
+        if t.ticket_is_encrypted:
+            if old is None or t.service_id != old.service_id:
                 raise AuthError("cephx: a ticket encrypted under a session that we do not have")
-            inner = Decoder(old.session_key.decrypt_raw(raw))
-            inner.skip(len(_PREFIX))
+            inner = Decoder(old.session_key.decrypt_raw(raw, KeyUsage.TICKET_BLOB))
+            inner.skip(len(PREFIX))
             raw = inner.blob()
         secret_id = CephxTicketBlob.decode(Decoder(raw)).secret_id
         service.session_key.check_usable()
@@ -311,93 +165,124 @@ def _open_tickets(replies: CephxTicketReplies, key: CryptoKey, session_keys: dic
     return found
 
 
-class Authenticator:
-    """One authentication on one connection, as the messenger's handshake drives it."""
-
-    method: ClassVar[int]
-
-    def request(self) -> bytes:
-        """The payload of AUTH_REQUEST."""
-        raise NotImplementedError
-
-    def reply_more(self, payload: Buffer) -> bytes:
-        """The peer's AUTH_REPLY_MORE; gives the payload of AUTH_REQUEST_MORE."""
-        raise NotImplementedError
-
-    def done(self, payload: Buffer) -> AuthResult:
-        """The payload of AUTH_DONE.
-
-        Raises:
-            AuthError: the peer did not prove that it belongs to the cluster.
-        """
-        raise NotImplementedError
+# ---------------------------------------------------------------- the exchange
 
 
 class CephxMonAuthenticator(Authenticator):
-    """Logs in at a monitor and asks for tickets for the AUTH, mon, osd and mgr services."""
+    """Logs in at a monitor, with tickets for the AUTH, mon, osd and mgr services, and asks for
+    others on the session that begins so.
+
+    Args:
+        global_id, old_ticket: as who we were known before, and the AUTH ticket that proves it.
+    """
 
     method = AUTH_METHOD_CEPHX
+    shown = "name and key"
 
-    def __init__(self, entity_id: str, key: CryptoKey, global_id: int = 0, old_ticket: "Ticket | None" = None) -> None:
+    def __init__(self, entity_id: str, key: CryptoKey, global_id: int = 0, old_ticket: Ticket | None = None) -> None:
         key.check_usable()
         self._id = entity_id
         self._key = key
         self._global_id = global_id
         self._old = old_ticket
-        self._challenged = False
+        self._challenge: int | None = None
 
     def request(self) -> bytes:
-        return MonAuthRequest(AUTH_MODE_MON, ENTITY_TYPE_CLIENT, self._id, self._global_id).to_bytes()
+        return mon_auth_request(self._id, self._global_id)
+
+    def refused_hint(self) -> str:
+        name = f"client.{self._id}"
+        if self._key.type == CRYPTO_AES256KRB5:
+            more = "keys of type aes256k, as this one, need squid 19.2.6, tentacle 20.2.4 or newer"
+        else:
+            more = (
+                "clusters of squid 19.2.6, tentacle 20.2.4 or newer may not allow keys of type aes, as this one: "
+                f"ceph auth rotate {name} --key-type=aes256k"
+            )
+        return f"is {name} known to this cluster (ceph auth ls), and is this its key? {more}"
 
     def reply_more(self, payload: Buffer) -> bytes:
-        if self._challenged:
+        if self._challenge is not None:
             raise AuthError("cephx: the monitor challenged twice")
-        self._challenged = True
-        server = CephxServerChallenge.decode(Decoder(payload)).server_challenge
-        client = _random_u64()
-        if self._old is None:
-            old = CephxTicketBlob(1, 0, b"")
-        else:
-            old = CephxTicketBlob.decode(Decoder(self._old.ticket_blob))
+        self._challenge = CephxServerChallenge.decode(Decoder(payload)).server_challenge
+        return self._prove(self._old)
+
+    def _prove(self, old: Ticket | None) -> bytes:
+        """A request of CEPHX_GET_AUTH_SESSION_KEY."""
+        assert self._challenge is not None
+        client = random_u64()
+        proof = self._key.prove(CephxChallengeBlob(self._challenge, client))
+        known = CephxTicketBlob(1, 0, b"") if old is None else CephxTicketBlob.decode(Decoder(old.ticket_blob))
         e = Encoder()
         e.u16(REQUEST_GET_AUTH_SESSION_KEY)
-        CephxAuthenticate(
-            3,
-            client,
-            calculate_challenge_key(self._key, server, client),
-            old,
-            ENTITY_TYPE_MON | ENTITY_TYPE_OSD | ENTITY_TYPE_MGR,
-        ).encode(e)
+        CephxAuthenticate(3, client, proof, known, SERVICES).encode(e)
         return bytes(e.buf)
 
     def done(self, payload: Buffer) -> AuthResult:
-        if not self._challenged:
+        if self._challenge is None:
             raise AuthError("cephx: the monitor did not challenge us")
         reply = CephxSessionKeyReply.decode(Decoder(payload))
-        if reply.request_type != REQUEST_GET_AUTH_SESSION_KEY or reply.status:
-            raise AuthError(f"cephx: the monitor answered with status {reply.status}", errno=abs(reply.status) or 5)
-        old = {ENTITY_TYPE_AUTH: self._old} if self._old else {}
+        _check(reply.request_type, REQUEST_GET_AUTH_SESSION_KEY, reply.status)
+        return self._open(reply, self._old)
+
+    def _open(self, reply: CephxSessionKeyReply, old: Ticket | None) -> AuthResult:
         tickets = _open_tickets(reply.tickets, self._key, old)
         auth = tickets.get(ENTITY_TYPE_AUTH)
         if auth is None:
             raise AuthError("cephx: the monitor's reply has no AUTH ticket")
-        secret = b""
+        secret = Secret()
         if reply.connection_secret:
             encrypted = Decoder(reply.connection_secret).blob()
-            secret = auth.session_key.decrypt(encrypted, CephxConnectionSecret).secret
-        tickets.update(_open_tickets(reply.extra_tickets, auth.session_key, {}))
+            usage = KeyUsage.AUTH_CONNECTION_SECRET
+            secret = auth.session_key.decrypt(encrypted, CephxConnectionSecret, usage).secret
+        tickets.update(_open_tickets(reply.extra_tickets, auth.session_key))
         return AuthResult(auth.session_key.secret, secret, tickets)
+
+    # The two below are the payloads of MAuth and MAuthReply.
+
+    def renewal_request(self, auth_ticket: Ticket, global_id: int, *, prove: bool) -> bytes:
+        """Asks, on the session that we logged in to, for new tickets.
+
+        Args:
+            auth_ticket: the AUTH ticket that we hold.
+            prove: whether it is to be replaced, too.
+        """
+        if prove:
+            return self._prove(auth_ticket)
+        e = Encoder()
+        e.u16(REQUEST_GET_PRINCIPAL_SESSION_KEY)
+        e.raw(CephxAuthorizer(auth_ticket, global_id).request())
+        CephxServiceTicketRequest(1, SERVICES).encode(e)
+        return bytes(e.buf)
+
+    def renewal_reply(self, payload: Buffer, auth_ticket: Ticket) -> dict[int, Ticket]:
+        """The new tickets. Raises AuthError for an answer that is none, or is not for us."""
+        d = Decoder(payload)
+        kind = d.u16()
+        if kind == REQUEST_GET_AUTH_SESSION_KEY:
+            reply = CephxSessionKeyReply.decode(Decoder(payload))
+            _check(kind, kind, reply.status)
+            return self._open(reply, auth_ticket).tickets
+        _check(kind, REQUEST_GET_PRINCIPAL_SESSION_KEY, d.s32())
+        return _open_tickets(CephxTicketReplies.decode(d), auth_ticket.session_key)
+
+
+def _check(kind: int, expected: int, status: int) -> None:
+    """Of the head of a reply (CephXResponseHeader)."""
+    if kind != expected or status:
+        raise AuthError(f"cephx: the monitor answered with status {status}", errno=abs(status) or 5)
 
 
 class CephxAuthorizer(Authenticator):
     """Shows a service ticket to a daemon and checks that the daemon could open it."""
 
     method = AUTH_METHOD_CEPHX
+    shown = "ticket"
 
     def __init__(self, ticket: Ticket, global_id: int) -> None:
         self._ticket = ticket
         self._global_id = global_id
-        self._nonce = _random_u64()
+        self._nonce = random_u64()
 
     def _authorizer(self, challenge: int | None) -> bytes:
         e = Encoder()
@@ -407,47 +292,26 @@ class CephxAuthorizer(Authenticator):
         e.raw(self._ticket.ticket_blob)
         have = challenge is not None
         plus_one = (challenge + 1) & _U64 if challenge is not None else 0
-        e.blob(self._ticket.session_key.encrypt(CephxAuthorize(2, self._nonce, have, plus_one)))
+        message = CephxAuthorize(2, self._nonce, have, plus_one)
+        e.blob(self._ticket.session_key.encrypt(message, KeyUsage.AUTHORIZE))
         return bytes(e.buf)
 
     def request(self) -> bytes:
         return self._authorizer(None)
 
+    def refused_hint(self) -> str:
+        return "it has run out, or the daemon does not know yet what it is sealed with"
+
     def reply_more(self, payload: Buffer) -> bytes:
-        challenge = self._ticket.session_key.decrypt(bytes(payload), CephxAuthorizeChallenge)
+        key = self._ticket.session_key
+        challenge = key.decrypt(bytes(payload), CephxAuthorizeChallenge, KeyUsage.AUTHORIZE_CHALLENGE)
         return self._authorizer(challenge.server_challenge)
 
     def done(self, payload: Buffer) -> AuthResult:
-        reply = self._ticket.session_key.decrypt(Decoder(payload).blob(), CephxAuthorizeReply)
+        encrypted = Decoder(payload).blob()
+        reply = self._ticket.session_key.decrypt(encrypted, CephxAuthorizeReply, KeyUsage.AUTHORIZE_REPLY)
         if not hmac.compare_digest(
             reply.nonce_plus_one.to_bytes(8, "little"), ((self._nonce + 1) & _U64).to_bytes(8, "little")
         ):
             raise AuthError("cephx: the daemon did not prove that it could open our ticket")
         return AuthResult(self._ticket.session_key.secret, reply.connection_secret, {})
-
-
-class NoneAuthenticator(Authenticator):
-    """`auth_client_required = none`: a name and no proof."""
-
-    method = AUTH_METHOD_NONE
-
-    def __init__(self, entity_id: str, global_id: int = 0, *, mon: bool) -> None:
-        self._id = entity_id
-        self._global_id = global_id
-        self._mon = mon
-
-    def request(self) -> bytes:
-        if self._mon:
-            return MonAuthRequest(AUTH_MODE_MON, ENTITY_TYPE_CLIENT, self._id, self._global_id).to_bytes()
-        e = Encoder()
-        e.u8(AUTH_MODE_AUTHORIZER)  # also the struct's version
-        e.u32(ENTITY_TYPE_CLIENT)
-        e.string(self._id)
-        e.u64(self._global_id)
-        return bytes(e.buf)
-
-    def reply_more(self, payload: Buffer) -> bytes:
-        raise AuthError("the peer wants more than a name although it agreed to no authentication")
-
-    def done(self, payload: Buffer) -> AuthResult:
-        return AuthResult(b"", b"", {})

@@ -10,11 +10,17 @@ itself; once it is `READY` the owner gives it messages to frame.
 :data:`TRANSITIONS` *is* the handshake::
 
     BANNER --banner--> HELLO --HELLO--> AUTH --AUTH_DONE--> SIGNATURE --AUTH_SIGNATURE--> IDENT
+    SIGNATURE --AUTH_SIGNATURE--> COMPRESSION --COMPRESSION_DONE--> IDENT   when both banners say so
     IDENT --SERVER_IDENT--> READY
 
+AUTH_DONE says whether the connection goes on in crc or in secure mode: all that follows it, in
+both directions, is in that mode (:mod:`pyrbd.msgr.secure`).
+
 A client's connections are lossy (CLIENT_IDENT says so): when one breaks, a new one starts
-from the beginning, and what was not answered is sent again by the layer above. So the
-frames that resume a session (SESSION_RECONNECT and its answers) are errors here.
+from the beginning, and what was not answered is sent again by the layer above. So nothing is
+ever resumed here, and the answers to SESSION_RECONNECT, which we do not send, mean that the peer
+takes us for somebody else: the connection ends and another is made. Of what a daemon may
+say to CLIENT_IDENT, WAIT has the same meaning, and SESSION_RETRY_GLOBAL asks for a later number.
 
 To save round trips, HELLO and AUTH_REQUEST are sent together, as are AUTH_SIGNATURE and
 CLIENT_IDENT; nothing of what the peer says is used before its signature has been checked.
@@ -24,33 +30,51 @@ import hashlib
 import hmac
 import struct as _struct
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from ..denc import Buffer, Decoder, Struct, Vector, blob, s32, s64, u8, u32, u64
+from ..denc import Buffer, Decoder, Struct, Vector, blob, boolean, s32, s64, u8, u32, u64
 from ..errors import AuthError, DecodeError, ProtocolError, errno_name
+from ..log import Log
 from . import frames
-from .cephx import AUTH_METHOD_NAMES, Authenticator, AuthResult
+from .auth import AUTH_METHOD_NAMES, AUTH_METHOD_NONE, Authenticator, AuthResult
 from .features import FEATURES_REQUIRED, FEATURES_SUPPORTED, feature_names
 from .frames import (
     BANNER,
     BANNER_PAYLOAD,
     BANNER_SIZE,
+    FEATURE_COMPRESSION,
     FEATURE_REVISION_1,
     MODE_CRC,
     MODE_NAMES,
+    MODE_SECURE,
     TAG_MESSAGE,
+    CrcWriter,
     Frame,
     FrameReader,
     MessageHeader,
     Sink,
     Tag,
+    UnsummedWriter,
+    Writer,
     decode_message_header,
     encode_banner,
-    encode_frame,
-    encode_message_frame,
 )
-from .types import ENTITY_TYPE_CLIENT, ENTITY_TYPE_NAMES, EntityAddr, EntityAddrVec, Utime
+from .types import (
+    ENTITY_TYPE_CLIENT,
+    ENTITY_TYPE_MGR,
+    ENTITY_TYPE_MON,
+    ENTITY_TYPE_NAMES,
+    EntityAddr,
+    EntityAddrVec,
+    Utime,
+)
+
+if TYPE_CHECKING:
+    from .compression import Offer
+
+_log = Log("msgr")
 
 # ---------------------------------------------------------------- control frames
 
@@ -122,6 +146,44 @@ class IdentMissingFeatures(Struct):
     features: u64
 
 
+class SessionReset(Struct):
+    """SESSION_RESET."""
+
+    full: boolean
+
+
+class SessionRetry(Struct):
+    """SESSION_RETRY."""
+
+    connect_seq: u64
+
+
+class SessionRetryGlobal(Struct):
+    """SESSION_RETRY_GLOBAL: the highest number of ours that the peer has seen."""
+
+    global_seq: u64
+
+
+class SessionReconnectOk(Struct):
+    """SESSION_RECONNECT_OK."""
+
+    msg_seq: u64
+
+
+class CompressionRequest(Struct):
+    """COMPRESSION_REQUEST: whether we want any, and the algorithms in order of preference."""
+
+    is_compress: boolean
+    preferred_methods: Annotated[tuple[int, ...], Vector(u32)]
+
+
+class CompressionDone(Struct):
+    """COMPRESSION_DONE."""
+
+    is_compress: boolean
+    method: u32
+
+
 class Keepalive(Struct):
     """KEEPALIVE2 and its ACK."""
 
@@ -170,6 +232,7 @@ class State(Enum):
     HELLO = "hello"
     AUTH = "auth"
     SIGNATURE = "signature"
+    COMPRESSION = "compression"
     IDENT = "ident"
     READY = "ready"
     CLOSED = "closed"
@@ -184,10 +247,15 @@ TRANSITIONS: dict[State, dict[int, str]] = {
         Tag.AUTH_DONE: "_on_auth_done",
     },
     State.SIGNATURE: {Tag.AUTH_SIGNATURE: "_on_auth_signature"},
+    State.COMPRESSION: {Tag.COMPRESSION_DONE: "_on_compression_done"},
     State.IDENT: {
         Tag.SERVER_IDENT: "_on_server_ident",
         Tag.IDENT_MISSING_FEATURES: "_on_missing_features",
-        # nothing of ours is there to collide with or to resume, but the frames are harmless
+        Tag.WAIT: "_on_wait",
+        Tag.SESSION_RETRY_GLOBAL: "_on_retry_global",
+        Tag.SESSION_RETRY: "_on_retry",
+        Tag.SESSION_RESET: "_on_reset",
+        Tag.SESSION_RECONNECT_OK: "_on_reconnect_ok",
         Tag.KEEPALIVE2: "_on_keepalive",
     },
     State.READY: {
@@ -200,6 +268,10 @@ TRANSITIONS: dict[State, dict[int, str]] = {
 }
 
 _MSG1_BANNER = b"ceph v027"
+MODE_OPTIONS = {ENTITY_TYPE_MON: "ms_mon_client_mode", ENTITY_TYPE_MGR: "ms_mon_client_mode"}
+"""The option that has our modes for a kind of daemon; for the others it is `ms_client_mode`."""
+MAX_RETRIES = 4
+"""So often a peer may ask for a later global_seq."""
 _SEQ_TID_ETC = _struct.Struct("<QQHHHIHQBHH")
 
 
@@ -212,9 +284,17 @@ class Connection:
         auth: the authentication to carry out.
         own_nonce: makes our address unique among our processes and clients.
         global_id: ours, or 0 when this connection is to get one.
-        modes: connection modes in order of preference.
+        global_seq: numbers the connections of a client, so that a peer tells old from new.
+        next_global_seq: gives a number above both its argument and what it gave before.
+        modes: connection modes in order of preference. Without authentication there are no keys
+            for secure mode, and it is not offered.
         features: what we say that we have; peers choose encodings by it.
+        compression: what to ask for, if anything.
+        crc_data: False for `ms_crc_data = false`.
         sink: see :data:`pyrbd.msgr.frames.Sink`.
+
+    Raises:
+        AuthError: EOPNOTSUPP when no mode is left.
 
     All methods that take received bytes raise :class:`ProtocolError`, :class:`DecodeError`
     or :class:`AuthError` when the connection cannot go on; it is `CLOSED` then.
@@ -229,40 +309,66 @@ class Connection:
         own_nonce: int,
         global_id: int = 0,
         global_seq: int = 1,
+        next_global_seq: Callable[[int], int] | None = None,
         modes: tuple[int, ...] = (MODE_CRC,),
         features: int = FEATURES_SUPPORTED,
-        sink: Sink = frames._no_sink,
+        compression: "Offer | None" = None,
+        crc_data: bool = True,
+        sink: Sink = frames.no_sink,
     ) -> None:
         self.peer_type = peer_type
         self.target = target
+        self.label = self.peer_name
+        """Of the connection in the log; who knows the daemon's name puts it there."""
         self.state = State.BANNER
         self.global_id = global_id
         self.features = 0
         self.own_addr: EntityAddr | None = None
+        self.mode = MODE_CRC
+        """The connection mode, once AUTH_DONE has chosen it."""
+        self.compression = 0
+        """The number of the algorithm that frames may be compressed with, or 0."""
         self.in_seq = 0
         self._auth = auth
-        self._modes = modes
+        self._modes = self._offered = modes
+        self._offer = compression
+        self._asked = False  # for compression
         self._announced = features
         self._own_nonce = own_nonce
         self._global_seq = global_seq
+        self._next_global_seq = next_global_seq
+        self._retries = 0
         self._out_seq = 0
         # appended to by who receives, taken by who sends: each is one operation of the deque
-        self._out: deque[Buffer] = deque()
+        self._out: deque[Buffer | tuple[int, bytes]] = deque()
         self._sent_log = bytearray()
         self._result: AuthResult | None = None
         self._expected_signature = b""
-        self._reader = FrameReader(sink)
+        self._reader = FrameReader(sink, verify=crc_data)
         self._reader.log = bytearray()
-        self._banner_tail = False
         self.get_buffer = self._reader.get_buffer
-        self._send(encode_banner())
+        self._write_with(CrcWriter() if crc_data else UnsummedWriter())
+        self._send(encode_banner(FEATURE_REVISION_1 | (FEATURE_COMPRESSION if compression else 0)))
+
+    def _write_with(self, writer: Writer) -> None:
+        self._writer = writer
+        self._message_frame = writer.encode_message_frame
 
     def __repr__(self) -> str:
         return f"<Connection to {self.peer_name} at {self.target} {self.state.value}>"
 
     @property
+    def auth(self) -> Authenticator:
+        """The authentication in use: of those that we offered, the one that the peer took."""
+        return self._auth
+
+    @property
     def peer_name(self) -> str:
         return ENTITY_TYPE_NAMES.get(self.peer_type, str(self.peer_type))
+
+    @property
+    def _mode_option(self) -> str:
+        return MODE_OPTIONS.get(self.peer_type, "ms_client_mode")
 
     @property
     def in_bulk(self) -> bool:
@@ -276,23 +382,28 @@ class Connection:
         return bool(self._out)
 
     def data_to_send(self) -> list[Buffer]:
-        """Takes what the connection itself wants to send."""
+        """Takes what the connection itself wants to send; to be called by who sends, and sent
+        before what is framed later."""
         out: list[Buffer] = []
         while self._out:
-            out.append(self._out.popleft())
+            item = self._out.popleft()
+            if isinstance(item, tuple):
+                out += self._writer.encode_frame(*item)
+            else:
+                out.append(item)
         return out
 
     def received(self, n: int) -> list[Event]:
         """`n` bytes were written into :meth:`get_buffer`; 0 means that the peer closed."""
         if n == 0:
             self._closed_by_peer()
-        reader = self._reader
-        reader.received(n)
         events: list[Event] = []
         try:
+            self._reader.received(n)
             if self.state is State.BANNER and not self._read_banner():
                 return events
-            while (frame := reader.next_frame()) is not None:
+            # AUTH_DONE may bring another reader
+            while (frame := self._reader.next_frame()) is not None:
                 if frame.tag == TAG_MESSAGE and self.state is State.READY:
                     events.append(self._on_message(frame))
                 else:
@@ -328,26 +439,31 @@ class Connection:
         front: bytes,
         data: Buffer = b"",
     ) -> list[Buffer]:
-        """Frames a message; the caller sends the buffers in order, and all of them."""
+        """Frames a message; the caller sends the buffers in order, and all of them, before what is
+        framed after it: in secure mode a frame has its place in the stream."""
         self._out_seq += 1
         header = _SEQ_TID_ETC.pack(self._out_seq, tid, kind, priority, version, 0, 0, self.in_seq, 1, compat, 0)
         if not front:
-            return encode_frame(TAG_MESSAGE, header, front, b"", data)
-        return encode_message_frame(header, front, data)
+            return self._writer.encode_frame(TAG_MESSAGE, header, front, b"", data)
+        return self._message_frame(header, front, data)
 
     def send_keepalive(self, stamp: Utime) -> None:
         """Asks the peer for a sign of life; a :class:`KeepaliveAck` with `stamp` follows."""
-        self._send_struct(Tag.KEEPALIVE2, Keepalive(stamp))
+        self._send_later(Tag.KEEPALIVE2, Keepalive(stamp).to_bytes())
 
     # ------------------------------------------------------------ sending in the handshake
 
-    def _send(self, data: Buffer) -> None:
+    def _send(self, data: bytes) -> None:
+        """What is covered by the signature, as it is."""
         self._out.append(data)
-        if self.state is not State.READY:
-            self._sent_log += data
+        self._sent_log += data
 
-    def _send_struct(self, tag: Tag, value: Struct) -> None:
-        self._send(b"".join(encode_frame(tag, value.to_bytes())))
+    def _send_signed(self, tag: Tag, value: Struct) -> None:
+        self._send(b"".join(self._writer.encode_frame(tag, value.to_bytes())))
+
+    def _send_later(self, tag: Tag, payload: bytes) -> None:
+        """What comes after AUTH_DONE: it is framed when it is sent, as its place decides the nonce."""
+        self._out.append((tag, payload))
 
     # ------------------------------------------------------------ the handshake
 
@@ -391,12 +507,37 @@ class Connection:
                 f"{self.target} speaks messenger v2.0, which is not safe",
                 hint="upgrade the cluster to nautilus 14.2.11, octopus 15.2.5 or newer",
             )
-        if required & ~FEATURE_REVISION_1:
-            raise ProtocolError(f"{self.target} requires messenger features {required:#x} that are not spoken here")
+        announced = FEATURE_REVISION_1 | (FEATURE_COMPRESSION if self._offer else 0)
+        if required & ~announced:
+            raise ProtocolError(
+                f"{self.target} requires messenger features {required & ~announced:#x} that are not spoken here",
+                errno=95,
+            )
+        self._asked = bool(supported & announced & FEATURE_COMPRESSION)
         self.state = State.HELLO
-        self._send_struct(Tag.HELLO, Hello(ENTITY_TYPE_CLIENT, self.target))
-        self._send_struct(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, self._modes, self._auth.request()))
+        _log.debug("[%s] connected to %s: messenger v2.1, features %#x", self.label, self.target, supported)
+        self._send_signed(Tag.HELLO, Hello(ENTITY_TYPE_CLIENT, self.target))
+        self._send_auth_request()
         return True
+
+    def _send_auth_request(self) -> None:
+        modes = self._modes
+        if self._auth.method == AUTH_METHOD_NONE:  # nothing to make keys of
+            modes = tuple(m for m in modes if m == MODE_CRC)
+            if not modes:
+                raise AuthError(
+                    f"{self.peer_name} at {self.target}: secure mode needs authentication, and none is configured",
+                    errno=95,
+                    hint=f"allow crc in {self._mode_option}, or set auth_client_required",
+                )
+        self._offered = modes
+        _log.debug(
+            "[%s] we send AUTH_REQUEST: %s in mode %s",
+            self.label,
+            AUTH_METHOD_NAMES.get(self._auth.method),
+            _names(modes),
+        )
+        self._send_signed(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, modes, self._auth.request()))
 
     def _dispatch(self, frame: Frame) -> Event | None:
         handler = TRANSITIONS[self.state].get(frame.tag)
@@ -420,34 +561,52 @@ class Connection:
         seen = hello.peer_addr
         self.own_addr = EntityAddr(EntityAddr.TYPE_MSGR2, self._own_nonce, seen.host, 0)
         self.state = State.AUTH
+        _log.debug("[%s] HELLO: its type is %s, and it sees us at %s", self.label, self.peer_name, seen.host)
 
     def _on_auth_reply_more(self, frame: Frame) -> None:
         more = AuthMore.decode(Decoder(self._payload(frame)))
-        self._send_struct(Tag.AUTH_REQUEST_MORE, AuthMore(self._auth.reply_more(more.payload)))
+        _log.debug("[%s] AUTH_REPLY_MORE: it challenges us; AUTH_REQUEST_MORE has our proof", self.label)
+        self._send_signed(Tag.AUTH_REQUEST_MORE, AuthMore(self._auth.reply_more(more.payload)))
 
     def _on_auth_bad_method(self, frame: Frame) -> None:
         bad = AuthBadMethod.decode(Decoder(self._payload(frame)))
+        other = self._auth.instead(bad.allowed_methods)
+        if other is not None:
+            self._auth = other
+            self._send_auth_request()
+            return
         if bad.result == -13 or (bad.result == -1 and bad.method in bad.allowed_methods):  # nautilus: EPERM
             raise AuthError(
-                f"{self.peer_name} at {self.target} did not accept our name and key",
-                hint="is the entity known to this cluster (ceph auth ls), and is this its key?",
+                f"{self.peer_name} at {self.target} did not accept our {self._auth.shown}",
+                hint=self._auth.refused_hint(),
             )
         methods = "/".join(AUTH_METHOD_NAMES.get(m, str(m)) for m in bad.allowed_methods) or "nothing"
-        modes = "/".join(MODE_NAMES.get(m, str(m)) for m in bad.allowed_modes) or "nothing"
-        ours = "/".join(MODE_NAMES[m] for m in self._modes)
+        hint = ""
+        if (
+            bad.result == -95
+            and self._auth.method in bad.allowed_methods
+            and not set(self._modes) & {*bad.allowed_modes}
+        ):
+            hint = f"our {self._mode_option} has none of its modes"
         raise AuthError(
             f"{self.peer_name} at {self.target} refused authentication {AUTH_METHOD_NAMES.get(bad.method, bad.method)} "
-            f"in mode {ours}: {errno_name(bad.result)}; it allows {methods} in mode {modes}",
-            errno=abs(bad.result) or 95,
+            f"in mode {_names(self._offered)}: {errno_name(bad.result)}; "
+            f"it allows {methods} in mode {_names(bad.allowed_modes)}",
+            # EACCES, as librados says, unless it is for the modes
+            errno=95 if hint else 13 if bad.result in (0, -95) else abs(bad.result),
+            hint=hint,
         )
 
     def _on_auth_done(self, frame: Frame) -> None:
         done = AuthDone.decode(Decoder(self._payload(frame)))
-        if done.con_mode not in self._modes:
+        if done.con_mode not in self._offered:
             raise ProtocolError(f"{self.peer_name} chose connection mode {done.con_mode}, which we did not offer")
         self._result = self._auth.done(done.payload)
         if self.global_id == 0:
             self.global_id = done.global_id
+        _log.debug(
+            "[%s] AUTH_DONE: we are client.%d, in %s mode", self.label, self.global_id, MODE_NAMES[done.con_mode]
+        )
         key = self._result.session_key
         received, sent = self._reader.log or b"", self._sent_log
         # each side signs what it received, so we expect the signature of what we sent
@@ -456,25 +615,44 @@ class Connection:
             self._expected_signature = hmac.new(key, sent, hashlib.sha256).digest()
         else:
             signature = self._expected_signature = bytes(32)
+        self._reader.log = None
+        self._sent_log = bytearray()
+        self.mode = done.con_mode
+        if self.mode == MODE_SECURE:
+            self._go_secure(self._result.connection_secret)
         self.state = State.SIGNATURE
-        self._send(b"".join(encode_frame(Tag.AUTH_SIGNATURE, signature)))
+        self._send_later(Tag.AUTH_SIGNATURE, signature)
+        if self._asked:
+            self._ask_for_compression()
         self._send_ident()
+
+    def _go_secure(self, secret: bytes) -> None:
+        from .secure import Keys, SecureReader, SecureWriter
+
+        keys = Keys.from_secret(secret)
+        self._reader = SecureReader(keys, self._reader)
+        self.get_buffer = self._reader.get_buffer
+        self._write_with(SecureWriter(keys))
+
+    def _ask_for_compression(self) -> None:
+        offer = self._offer
+        assert offer is not None
+        methods = offer.methods if self.mode == MODE_CRC or offer.in_secure_mode else ()
+        self._send_later(Tag.COMPRESSION_REQUEST, CompressionRequest(bool(methods), methods).to_bytes())
 
     def _send_ident(self) -> None:
         assert self.own_addr is not None
-        self._send_struct(
-            Tag.CLIENT_IDENT,
-            ClientIdent(
-                EntityAddrVec((self.own_addr,)),
-                self.target,
-                self.global_id,
-                self._global_seq,
-                self._announced,
-                FEATURES_REQUIRED,
-                FLAG_LOSSY,
-                0,
-            ),
+        ident = ClientIdent(
+            EntityAddrVec((self.own_addr,)),
+            self.target,
+            self.global_id,
+            self._global_seq,
+            self._announced,
+            FEATURES_REQUIRED,
+            FLAG_LOSSY,
+            0,
         )
+        self._send_later(Tag.CLIENT_IDENT, ident.to_bytes())
 
     def _on_auth_signature(self, frame: Frame) -> None:
         if not hmac.compare_digest(bytes(self._payload(frame)), self._expected_signature):
@@ -482,12 +660,31 @@ class Connection:
                 f"{self.peer_name} at {self.target}: wrong signature of the handshake",
                 hint="somebody changed it on its way, or the daemon is not of this cluster",
             )
-        self._reader.log = None
-        self._sent_log = bytearray()
+        _log.debug("[%s] AUTH_SIGNATURE: nobody has changed what we said to each other", self.label)
+        self.state = State.COMPRESSION if self._asked else State.IDENT
+
+    def _on_compression_done(self, frame: Frame) -> None:
+        done = CompressionDone.decode(Decoder(self._payload(frame)))
         self.state = State.IDENT
+        if not done.is_compress:
+            _log.debug("[%s] COMPRESSION_DONE: nothing is compressed", self.label)
+            return
+        from .compression import CompressingWriter, codec
+
+        offer = self._offer
+        assert offer is not None
+        if done.method not in offer.methods or (self.mode == MODE_SECURE and not offer.in_secure_mode):
+            raise ProtocolError(f"{self.peer_name} chose compression {done.method}, which we did not offer")
+        method = codec(done.method)
+        self.compression = done.method
+        self._reader.decompress = method.decompress
+        self._write_with(CompressingWriter(self._writer, method, offer.min_size))
+        _log.debug("[%s] COMPRESSION_DONE: %s", self.label, method.name)
 
     def _on_server_ident(self, frame: Frame) -> Ready:
         ident = ServerIdent.decode(Decoder(self._payload(frame)))
+        if self.target not in ident.addrs.addrs:
+            raise ProtocolError(f"{self.target} says that it is {ident.addrs}", errno=104)
         missing = ident.features_required & ~FEATURES_SUPPORTED
         if missing:
             self._refuse_features(missing, "requires features that pyrbd does not have")
@@ -497,12 +694,49 @@ class Connection:
         self.features = ident.features_supported & self._announced
         self._reader.max_frame = frames.MAX_SEGMENT
         self.state = State.READY
+        _log.debug(
+            "[%s] SERVER_IDENT: it is %s.%d at %s, with features %#x; the connection is ready",
+            self.label,
+            self.peer_name,
+            ident.gid,
+            ident.addrs,
+            ident.features_supported,
+        )
         assert self._result is not None
         return Ready(self._result, self.global_id, self.features, ident)
 
     def _on_missing_features(self, frame: Frame) -> None:
         missing = IdentMissingFeatures.decode(Decoder(self._payload(frame))).features
         self._refuse_features(missing, "requires features that pyrbd does not have")
+
+    def _on_wait(self, frame: Frame) -> None:
+        """It connects to us at the same time, or so it thinks."""
+        raise self._start_again("told us to wait for its own connection")
+
+    def _on_retry_global(self, frame: Frame) -> None:
+        """It has seen a later connection of ours than this one."""
+        seen = SessionRetryGlobal.decode(Decoder(self._payload(frame))).global_seq
+        self._retries += 1
+        if self._next_global_seq is None or self._retries > MAX_RETRIES:
+            raise self._start_again(f"asked for a later global_seq than {self._global_seq}")
+        self._global_seq = self._next_global_seq(seen)
+        _log.debug("[%s] SESSION_RETRY_GLOBAL: again, as number %d", self.label, self._global_seq)
+        self._send_ident()
+
+    def _on_retry(self, frame: Frame) -> None:
+        SessionRetry.decode(Decoder(self._payload(frame)))
+        raise self._start_again("wants a session resumed")
+
+    def _on_reset(self, frame: Frame) -> None:
+        SessionReset.decode(Decoder(self._payload(frame)))
+        raise self._start_again("reset a session")
+
+    def _on_reconnect_ok(self, frame: Frame) -> None:
+        SessionReconnectOk.decode(Decoder(self._payload(frame)))
+        raise self._start_again("resumed a session")
+
+    def _start_again(self, what: str) -> ProtocolError:
+        return ProtocolError(f"{self.peer_name} at {self.target} {what}, where we have none", errno=104)
 
     def _refuse_features(self, bits: int, why: str) -> None:
         names = ", ".join(feature_names(bits))
@@ -522,7 +756,7 @@ class Connection:
         return Message(header, segments[1], segments[2], frame.data)
 
     def _on_keepalive(self, frame: Frame) -> None:
-        self._send_struct(Tag.KEEPALIVE2_ACK, Keepalive.decode(Decoder(self._payload(frame))))
+        self._send_later(Tag.KEEPALIVE2_ACK, Keepalive.decode(Decoder(self._payload(frame))).to_bytes())
 
     def _on_keepalive_ack(self, frame: Frame) -> KeepaliveAck:
         return KeepaliveAck(Keepalive.decode(Decoder(self._payload(frame))).stamp)
@@ -530,3 +764,7 @@ class Connection:
     def _on_ack(self, frame: Frame) -> None:
         """Lossy connections do not resend from a window, so there is nothing to forget."""
         Ack.decode(Decoder(self._payload(frame)))
+
+
+def _names(modes: tuple[int, ...]) -> str:
+    return "/".join(MODE_NAMES.get(m, str(m)) for m in modes) or "nothing"

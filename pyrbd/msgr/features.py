@@ -83,10 +83,12 @@ FEATURES_REQUIRED = FEATURE_NAMES["MSG_ADDR2"] | FEATURE_NAMES["SERVER_NAUTILUS"
 
 
 def feature_names(bits: int) -> list[str]:
-    """The names of the features in `bits`; bits that have none are given as `bit N`."""
+    """The names of the features whose own bits are in `bits`, as those that somebody lacks, whose
+    incarnation he may have; bits that have no name are given as ``bit N``."""
     found, rest = [], bits
     for name, mask in FEATURE_NAMES.items():
-        if bits & mask == mask:
+        own = mask & ~_INCARNATION_3 or mask & ~_INCARNATION_2 or mask
+        if bits & own:
             found.append(name)
-            rest &= ~mask
+            rest &= ~own
     return found + [f"bit {i}" for i in range(64) if rest >> i & 1]

@@ -7,8 +7,11 @@ epilogue::
                a frame with one segment has no epilogue, an empty seg0 has no crc
 
 :class:`FrameReader` cuts a stream of received bytes into frames, :func:`encode_frame`
-makes them. Both are written for crc mode; secure mode wraps the same frames in AES-GCM
-records, and takes the place of `CrcFraming` on a connection once the peers agree on it.
+makes them: in crc mode, which every connection begins with. :mod:`pyrbd.msgr.secure` has both
+for the mode that takes their place when the peers agree on it.
+
+A frame whose preamble says so has compressed segments (:mod:`pyrbd.msgr.compression`); lengths,
+sums and encryption are those of the compressed bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from __future__ import annotations
 import struct as _struct
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..crc32c import MASK, standard_crc32c
 from ..errors import ProtocolError
@@ -75,6 +78,8 @@ BULK_SIZE = 64 * 1024
 """A data segment of at least this many bytes is received into its final place."""
 BULK_CHUNK = 128 * 1024
 """Of which so many bytes at a time: each is summed while it is still in the cache."""
+JOIN_LIMIT = 16384
+"""Smaller segments are sent in one buffer with what is around them."""
 
 MAX_FRAME_HANDSHAKE = 256 * 1024
 MAX_SEGMENT = 256 * 1024 * 1024
@@ -93,6 +98,9 @@ BANNER_PAYLOAD = _struct.Struct("<QQ")
 BANNER_SIZE = len(BANNER) + 2 + BANNER_PAYLOAD.size
 FEATURE_REVISION_1 = 1
 FEATURE_COMPRESSION = 2
+
+FLAG_COMPRESSED = 1
+"""FRAME_EARLY_DATA_COMPRESSED, in a preamble's flags."""
 
 
 def encode_banner(supported: int = FEATURE_REVISION_1, required: int = 0) -> bytes:
@@ -134,30 +142,49 @@ def decode_message_header(segment: Buffer) -> MessageHeader:
     return MessageHeader._make(_HEADER.unpack(segment))
 
 
-def encode_preamble(tag: int, lengths: Sequence[int]) -> bytes:
+def encode_preamble(tag: int, lengths: Sequence[int], flags: int = 0) -> bytes:
     fields: list[int] = []
     for i in range(MAX_SEGMENTS):
         if i < len(lengths):
             fields += (lengths[i], SEGMENT_ALIGN[i])
         else:
             fields += (0, 0)
-    head = _PREAMBLE.pack(tag, len(lengths), *fields, 0, 0)
+    head = _PREAMBLE.pack(tag, len(lengths), *fields, flags, 0)
     # the preamble's crc starts from 0, those of the segments from -1
     return head + _U32.pack(standard_crc32c(head, MASK) ^ MASK)
 
 
-def encode_frame(tag: int, *segments: Buffer) -> list[Buffer]:
-    """The buffers of one frame in crc mode, in the order in which they are sent. Empty
-    segments at the end are left out; small ones are joined."""
+def without_empty_tail(segments: tuple[Buffer, ...]) -> tuple[Buffer, ...]:
+    """The segments that a frame has: at least one, and no empty one at the end."""
     n = len(segments)
     while n > 1 and not len(segments[n - 1]):
         n -= 1
-    segments = segments[:n]
-    head = bytearray(encode_preamble(tag, [len(s) for s in segments]))
+    return segments[:n]
+
+
+class Writer(Protocol):
+    """What makes the frames of a connection. Frames are sent in the order in which they are made."""
+
+    def encode_frame(self, tag: int, *segments: Buffer, flags: int = 0) -> list[Buffer]:
+        """The buffers of one frame, in the order in which they are sent."""
+        ...
+
+    def encode_message_frame(self, header: bytes, front: bytes, data: Buffer) -> list[Buffer]:
+        """The same for a message with a front and without a middle."""
+        ...
+
+
+def encode_frame(tag: int, *segments: Buffer, flags: int = 0, summed: bool = True) -> list[Buffer]:
+    """The buffers of one frame in crc mode, in the order in which they are sent. Empty
+    segments at the end are left out; small ones are joined. Not `summed`: with 0 for the
+    segments' crcs."""
+    segments = without_empty_tail(segments)
+    n = len(segments)
+    head = bytearray(encode_preamble(tag, [len(s) for s in segments], flags))
     first = segments[0]
     if len(first):
         head += first
-        head += _U32.pack(standard_crc32c(first, 0) ^ MASK)
+        head += _U32.pack(standard_crc32c(first, 0) ^ MASK if summed else 0)
     if n == 1:
         return [head]
     out: list[Buffer] = [head]
@@ -166,8 +193,8 @@ def encode_frame(tag: int, *segments: Buffer) -> list[Buffer]:
     for i in range(1, n):
         s = segments[i]
         # the crc of an empty segment is the seed, -1; of one that does not exist, 0
-        crcs[i - 1] = standard_crc32c(s, 0) ^ MASK
-        if len(s) >= 16384:
+        crcs[i - 1] = standard_crc32c(s, 0) ^ MASK if summed else 0
+        if len(s) >= JOIN_LIMIT:
             out.append(s)
             own = None
         elif own is None:
@@ -183,22 +210,26 @@ def encode_frame(tag: int, *segments: Buffer) -> list[Buffer]:
     return out
 
 
-_message_preambles: dict[tuple[int, int], bytes] = {}
+message_preambles: dict[tuple[int, int], bytes] = {}
+
+
+def message_preamble(front: int, data: int) -> bytes:
+    """The preamble of a message with a front and data of these lengths, made once for each pair
+    of them: who is in a hurry looks into :data:`message_preambles` first."""
+    if len(message_preambles) >= 4096:
+        message_preambles.clear()
+    lengths = [HEADER_SIZE, front, 0, data] if data else [HEADER_SIZE, front]
+    preamble = message_preambles[front, data] = encode_preamble(TAG_MESSAGE, lengths)
+    return preamble
 
 
 def encode_message_frame(header: bytes, front: bytes, data: Buffer) -> list[Buffer]:
-    """:func:`encode_frame` for messages without a middle, which is all that a client sends
-    often: the preamble is made once for each pair of lengths, and small frames are one buffer."""
+    """:func:`encode_frame` for messages with a front and without a middle, which is all that a
+    client sends often: small frames are one buffer."""
     n = len(data)
-    if n >= 16384:
+    if n >= JOIN_LIMIT:
         return encode_frame(TAG_MESSAGE, header, front, b"", data)
-    key = (len(front), n)
-    preamble = _message_preambles.get(key)
-    if preamble is None:
-        if len(_message_preambles) >= 4096:
-            _message_preambles.clear()
-        lengths = [HEADER_SIZE, len(front), 0, n] if n else [HEADER_SIZE, len(front)]
-        preamble = _message_preambles[key] = encode_preamble(TAG_MESSAGE, lengths)
+    preamble = message_preambles.get((len(front), n)) or message_preamble(len(front), n)
     crc0 = _U32.pack(standard_crc32c(header, 0) ^ MASK)
     crc1 = standard_crc32c(front, 0) ^ MASK
     if n:
@@ -207,13 +238,38 @@ def encode_message_frame(header: bytes, front: bytes, data: Buffer) -> list[Buff
     return [b"".join((preamble, header, crc0, front, _EPILOGUE.pack(LATE_STATUS_COMPLETE, crc1, 0, 0)))]
 
 
+class CrcWriter:
+    """Makes frames in crc mode."""
+
+    encode_frame = staticmethod(encode_frame)
+    encode_message_frame = staticmethod(encode_message_frame)
+
+
+class UnsummedWriter:
+    """The same for `ms_crc_data = false`. A peer that sums takes such frames for damaged, so both
+    sides must be set to it."""
+
+    def encode_frame(self, tag: int, *segments: Buffer, flags: int = 0) -> list[Buffer]:
+        return encode_frame(tag, *segments, flags=flags, summed=False)
+
+    def encode_message_frame(self, header: bytes, front: bytes, data: Buffer) -> list[Buffer]:
+        return encode_frame(TAG_MESSAGE, header, front, b"", data, summed=False)
+
+
 Sink = Callable[[int, int], "memoryview | None"]
 """`sink(tid, length)`: where the data segment of this reply shall go: a writable view of
 exactly that many bytes, or None for a new `bytes`."""
 
 
-def _no_sink(tid: int, length: int) -> None:
-    return None
+def no_sink(tid: int, length: int) -> None:
+    """For connections whose answers go to no caller's buffer."""
+
+
+Decompress = Callable[["Buffer", int], bytes]
+"""`decompress(segment, limit)`: what it was, of at most `limit` bytes; raises ProtocolError."""
+
+Preamble = tuple[int, int, int, int, int, int, int]
+"""Tag, number of segments, four lengths, flags."""
 
 
 class _Bulk:
@@ -234,16 +290,19 @@ class _Bulk:
 
 
 class FrameReader:
-    """Cuts received bytes into frames and checks every crc.
+    """Cuts received bytes into frames and checks every crc (but those of segments when told not
+    to `verify` them: `ms_crc_data = false`).
 
     The caller writes received bytes into :meth:`get_buffer`, says how many with
     :meth:`received`, and then takes frames with :meth:`next_frame` until it gives None.
     The reader keeps its place in itself, so that it does not matter where the stream is cut.
     """
 
-    def __init__(self, sink: Sink = _no_sink) -> None:
+    def __init__(self, sink: Sink = no_sink, *, verify: bool = True) -> None:
         self.sink = sink
         self.max_frame = MAX_FRAME_HANDSHAKE
+        self.decompress: Decompress | None = None
+        self._verify = verify
         self.log: bytearray | None = None  # raw bytes of the handshake, for its signature
         self._buf = bytearray(BUFFER_SIZE)
         self._view = memoryview(self._buf)
@@ -251,7 +310,7 @@ class FrameReader:
         self._end = 0
         self._want = 0  # bytes from _pos that the current frame needs at least
         self._bulk: _Bulk | None = None
-        self._preambles: dict[bytes, tuple[int, int, int, int, int, int]] = {}
+        self._preambles: dict[bytes, Preamble] = {}
 
     @property
     def buffered(self) -> int:
@@ -283,7 +342,8 @@ class FrameReader:
     def received(self, n: int) -> None:
         bulk = self._bulk
         if bulk is not None and bulk.filled < bulk.size:
-            bulk.crc = standard_crc32c(bulk.view[bulk.filled : bulk.filled + n], bulk.crc)
+            if self._verify:
+                bulk.crc = standard_crc32c(bulk.view[bulk.filled : bulk.filled + n], bulk.crc)
             bulk.filled += n
         else:
             self._end += n
@@ -311,13 +371,13 @@ class FrameReader:
             self._view = memoryview(self._buf)
             self._pos = self._end = 0
 
-    def _preamble(self, raw: bytes) -> tuple[int, int, int, int, int, int]:
+    def _preamble(self, raw: bytes) -> Preamble:
         known = self._preambles.get(raw)
         if known is not None:  # equal bytes, so the crc was right as well
             return known
         if standard_crc32c(raw[:28], MASK) ^ MASK != int.from_bytes(raw[28:], "little"):
             raise ProtocolError("frame preamble with a wrong crc", hint="a damaged stream, or not messenger v2.1")
-        tag, n, l0, _a0, l1, _a1, l2, _a2, l3, _a3, _flags, _reserved = _PREAMBLE.unpack_from(raw)
+        tag, n, l0, _a0, l1, _a1, l2, _a2, l3, _a3, flags, _reserved = _PREAMBLE.unpack_from(raw)
         if tag not in _KNOWN_TAGS:
             raise ProtocolError(f"frame with the unknown tag {tag}")
         if not 1 <= n <= MAX_SEGMENTS:
@@ -329,9 +389,12 @@ class FrameReader:
             raise ProtocolError("frame whose last segment is empty")
         if max(lengths) > MAX_SEGMENT or sum(lengths) > self.max_frame:
             raise ProtocolError(f"frame of {sum(lengths)} bytes, more than the {self.max_frame} accepted")
-        if tag == TAG_MESSAGE and l0 != HEADER_SIZE:
+        if flags & FLAG_COMPRESSED:
+            if self.decompress is None:
+                raise ProtocolError("compressed frame on a connection for which no compression was agreed on")
+        elif tag == TAG_MESSAGE and l0 != HEADER_SIZE:
             raise ProtocolError(f"message header of {l0} bytes, {HEADER_SIZE} expected")
-        result = (tag, n, l0, l1, l2, l3)
+        result = (tag, n, l0, l1, l2, l3, flags & FLAG_COMPRESSED)
         if len(self._preambles) >= 512:
             self._preambles.clear()
         self._preambles[raw] = result
@@ -352,7 +415,7 @@ class FrameReader:
                 self._want = PREAMBLE_SIZE
                 return None
             view = self._view
-            tag, n, l0, l1, l2, l3 = self._preamble(bytes(view[pos : pos + PREAMBLE_SIZE]))
+            tag, n, l0, l1, l2, l3, compressed = self._preamble(bytes(view[pos : pos + PREAMBLE_SIZE]))
             at0 = pos + PREAMBLE_SIZE
             at1 = at0 + l0 + 4 if l0 else at0
             if n == 1:
@@ -363,10 +426,10 @@ class FrameReader:
                 self._check_first(at0, l0)
                 segment = view[at0 : at0 + l0]
                 self._advance(total)
-                return Frame(tag, (segment,), None)
+                return self._expand(tag, (segment,)) if compressed else Frame(tag, (segment,), None)
             at2 = at1 + l1
             at3 = at2 + l2
-            if l3 >= BULK_SIZE and self.log is None:
+            if l3 >= BULK_SIZE and self.log is None and not compressed:
                 head = at3 - pos
                 if have < head:
                     self._want = head
@@ -380,22 +443,24 @@ class FrameReader:
                 return None
             self._check_first(at0, l0)
             status, crc1, crc2, crc3 = _EPILOGUE.unpack_from(view, end)
-            if (
+            if self._verify and (
                 standard_crc32c(view[at1:at2], 0) ^ MASK != crc1
                 or (n > 2 and standard_crc32c(view[at2:at3], 0) ^ MASK != crc2)
                 or (n > 3 and standard_crc32c(view[at3:end], 0) ^ MASK != crc3)
             ):
                 raise ProtocolError("frame with a wrong segment crc", hint="a damaged stream")
             segments = (view[at0 : at0 + l0], view[at1:at2], view[at2:at3])
-            data = bytes(view[at3:end]) if l3 else b""
+            data = bytes(view[at3:end]) if l3 and not compressed else b""
             self._advance(total)
             if status & LATE_STATUS_MASK != LATE_STATUS_COMPLETE:
                 self._check_aborted(status)
                 continue
+            if compressed:
+                return self._expand(tag, (*segments, view[at3:end]))
             return Frame(tag, segments, data)
 
     def _check_first(self, at: int, length: int) -> None:
-        if length:
+        if length and self._verify:
             segment = self._view[at : at + length]
             if standard_crc32c(segment, 0) ^ MASK != _U32.unpack_from(self._view, at + length)[0]:
                 raise ProtocolError("frame with a wrong crc of its first segment", hint="a damaged stream")
@@ -406,21 +471,44 @@ class FrameReader:
         if status & LATE_STATUS_MASK != LATE_STATUS_ABORTED:
             raise ProtocolError(f"frame with the late status {status:#x}")
 
+    def _expand(self, tag: int, segments: tuple[memoryview, ...]) -> Frame:
+        """The frame whose segments these are, compressed."""
+        decompress, budget = self.decompress, self.max_frame
+        assert decompress is not None  # else its preamble was refused
+        plain = []
+        for segment in segments:
+            raw = decompress(segment, budget) if len(segment) else b""
+            budget -= len(raw)
+            plain.append(raw)
+        if tag == TAG_MESSAGE and len(plain[0]) != HEADER_SIZE:
+            raise ProtocolError(f"message header of {len(plain[0])} bytes, {HEADER_SIZE} expected")
+        if len(plain) == 1:
+            return Frame(tag, (memoryview(plain[0]),), None)
+        data: bytes | None = plain[3] if len(plain) > 3 else b""
+        if data and len(data) >= BULK_SIZE and tag == TAG_MESSAGE:
+            into = self._place(plain[0], len(data))
+            if into is not None:
+                into[:] = data
+                data = None
+        return Frame(tag, (memoryview(plain[0]), memoryview(plain[1]), memoryview(plain[2])), data)
+
+    def _place(self, header: bytes, length: int) -> memoryview | None:
+        """Where the sink wants the data of the message with this header."""
+        into = self.sink(_HEADER.unpack(header)[1], length)
+        return into if into is not None and len(into) == length else None
+
     def _start_bulk(self, tag: int, at0: int, l0: int, at1: int, at2: int, at3: int, l3: int) -> None:
         self._check_first(at0, l0)
         view = self._view
         header = bytes(view[at0 : at0 + l0])
         # copies: the receive buffer is reused while the data segment comes in
         segments = (memoryview(header), memoryview(bytes(view[at1:at2])), memoryview(bytes(view[at2:at3])))
-        tid = _HEADER.unpack(header)[1] if tag == TAG_MESSAGE else 0
-        into = self.sink(tid, l3)
-        if into is not None and len(into) != l3:
-            into = None
+        into = self._place(header, l3) if tag == TAG_MESSAGE else None
         self._bulk = bulk = _Bulk(l3, into, Frame(tag, segments, None))
         self._advance(at3 - self._pos)
         n = min(l3, self._end - self._pos)
         bulk.view[:n] = view[self._pos : self._pos + n]
-        bulk.crc = standard_crc32c(bulk.view[:n], 0)
+        bulk.crc = standard_crc32c(bulk.view[:n], 0) if self._verify else 0
         bulk.filled = n
         self._advance(n)
 
@@ -435,7 +523,7 @@ class FrameReader:
         status, crc1, crc2, crc3 = _EPILOGUE.unpack_from(self._view, self._pos)
         self._advance(EPILOGUE_SIZE)
         _, front, middle = bulk.frame.segments
-        if (
+        if self._verify and (
             standard_crc32c(front, 0) ^ MASK != crc1
             or standard_crc32c(middle, 0) ^ MASK != crc2
             or bulk.crc ^ MASK != crc3

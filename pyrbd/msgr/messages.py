@@ -65,6 +65,26 @@ class MMonMap(Message, type=4):
 # fields that are no longer used: `version`, `session_mon`, `session_mon_tid`.
 
 
+class MAuth(Message, type=17):
+    """Asks for tickets on a session with a monitor; see :mod:`pyrbd.msgr.cephx`."""
+
+    version: u64 = 0
+    session_mon: s16 = -1
+    session_mon_tid: u64 = 0
+    protocol: u32 = 0
+    """The method of authentication."""
+    auth_payload: blob = b""
+    monmap_epoch: u32 = 0
+
+
+class MAuthReply(Message, type=18):
+    protocol: u32
+    result: s32
+    global_id: u64
+    result_bl: blob
+    result_msg: string
+
+
 class MStatfs(Message, type=13, head=2, oldest=1):
     version: u64 = 0
     session_mon: s16 = -1
@@ -216,6 +236,8 @@ class MonMap(Struct, version=10, compat=3):
     created: Utime
     mons: dict[str, MonInfo]
     ranks: tuple[str, ...] = ()
+    auth_epoch: int = 0
+    """Grows when all service secrets were thrown away (squid 19.2.6, tentacle 20.2.4)."""
 
     @classmethod
     def decode(cls, d: Decoder) -> "MonMap":
@@ -229,7 +251,17 @@ class MonMap(Struct, version=10, compat=3):
                 _raw_struct(body)
         mons: dict[str, MonInfo] = MapOf(string, MonInfo).decode(body) if struct_v >= 5 else {}
         ranks: tuple[str, ...] = Vector(string).decode(body) if struct_v >= 6 else tuple(sorted(mons))
-        return cls(fs, epoch, changed, created, mons, ranks)
+        auth_epoch = 0
+        if struct_v >= 10:
+            body.skip(1)  # min_mon_release
+            Vector(u32).decode(body)  # removed_ranks
+            body.skip(1)  # strategy
+            Vector(string).decode(body)  # disallowed_leaders
+            body.skip(1)  # stretch_mode_enabled
+            body.string()  # tiebreaker_mon
+            Vector(string).decode(body)  # stretch_marked_down_mons
+            auth_epoch = body.u32()
+        return cls(fs, epoch, changed, created, mons, ranks, auth_epoch)
 
     def encode(self, e: Encoder) -> None:
         raise NotImplementedError("a client does not write monitor maps")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from ..denc import Buffer, Decoder, Encoder, Struct, Vector, blob, s32, string, u32, u64
 from ..errors import DecodeError
 from .features import FEATURES_SUPPORTED
-from .types import Eversion, ObjectLocator, OsdReqId, PgId, SpgId, Utime
+from .types import ENTITY_TYPE_CLIENT, Eversion, ObjectLocator, OsdReqId, PgId, SpgId, Utime
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -156,6 +156,7 @@ def encode_request(
     snap_seq: int,
     snaps: Sequence[int],
     attempt: int,
+    reqid: tuple[int, int] = (0, 0),
 ) -> bytes:
     """The front segment of an MOSDOp.
 
@@ -167,11 +168,14 @@ def encode_request(
         ops: `n_ops` encoded operations of 38 bytes.
         snapid: the snapshot to read; `snap_seq` and `snaps` are the write's snap context.
         attempt: 0 for the first time that the request is sent.
+        reqid: (global id, tid) by which the OSD knows the request when it comes as another client's; else
+            it takes the connection's name and the message's tid.
     """
+    gid, tid = reqid
     head = _HEAD.pack(
         *(1, 1, 18, 1, pool, seed, -1, shard),
         *(raw_hash, epoch, flags),
-        *(2, 2, 21, 0, 0, 0, 0),  # an empty reqid: the OSD takes our name and the message's tid
+        *(2, 2, 21, ENTITY_TYPE_CLIENT if gid else 0, gid, tid, 0),
         *(0, 0, 0),
         *(0, *mtime),
     )

@@ -14,15 +14,14 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
-from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import AuthError, ProtocolError, PyrbdError
 from ..log import Log
-from ..msgr.cephx import Authenticator, CephxAuthorizer, NoneAuthenticator
 from ..msgr.connection import Connection
 from ..msgr.features import FEATURES_SUPPORTED
+from ..msgr.frames import no_sink
 from ..msgr.messages import (
     POOL_OP_CREATE,
     POOL_OP_CREATE_SNAP,
@@ -40,25 +39,23 @@ from ..osdmap import OSDMap
 from .commands import Commands, Dialog, parse_pgid
 from .completion import Completion, after_fork
 from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, make_ex
-from .keyring import find_key
+from .messenger import MessengerOptions
 from .monclient import CommandReply, MonClient, features_for_commands
 from .monhost import find_monitors
 from .objecter import Objecter
 from .op import Op
+from .tickets import Tickets
 from .watch import Watches
 
 if TYPE_CHECKING:
     from ..denc import Buffer
+    from ..msgr.auth import Authenticator
     from ..msgr.frames import Sink
     from .config import Config
     from .session import Session
 
 T = TypeVar("T")
 _log = Log("client")
-
-
-def no_sink(tid: int, length: int) -> None:
-    """For connections whose answers go to no caller's buffer."""
 
 
 class Driver(Protocol):
@@ -87,9 +84,6 @@ class Driver(Protocol):
 
 READ_POLICIES = {"balance": FLAG_BALANCE_READS, "localize": FLAG_LOCALIZE_READS}
 """`rados_replica_read_policy`: what every read asks for."""
-MAX_AUTH_FAILURES = 5
-AUTH_FAILURE_WINDOW = 60.0
-"""When OSDs refuse our tickets more often than that in so many seconds, requests fail."""
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -109,9 +103,9 @@ class Client:
         """Whether the OSDs have the class method of that name (octopus); False after one said no."""
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
-        self._global_seq = count(1)
+        self._global_seq = 0
         self._seq_lock = Lock()
-        self._auth_failures: list[float] = []
+        self._messenger: MessengerOptions | None = None
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
         )
@@ -149,6 +143,10 @@ class Client:
     @property
     def global_id(self) -> int:
         return self._mon().global_id
+
+    def known_as(self, global_id: int) -> bool:
+        """Whether that is, or was, our global id."""
+        return global_id in self._mon().tickets.known_as
 
     @property
     def fsid(self) -> str:
@@ -231,22 +229,9 @@ class Client:
         limit = timeout if timeout else config.get_float("client_mount_timeout")
         deadline = time.monotonic() + limit if limit else None
         try:
+            self._messenger = MessengerOptions.from_config(config)
             addrs = find_monitors(config)
-            methods = config.get_list("auth_supported") or config.get_list("auth_client_required")
-            key = None
-            if "cephx" in methods:
-                try:
-                    key = find_key(config)
-                except PyrbdError as e:
-                    if e.errno != errno.ENOENT or "none" not in methods or self._keyring_configured():
-                        raise
-                    _log.info("%s; trying without authentication", e)
-                    key = None
-                if key is not None:
-                    key.check_usable()
-                elif config.get("auth_client_required") != "none":
-                    # a default configuration allows both; a cluster that wants none is rare
-                    key = find_key(config)
+            tickets = Tickets.of(config)
         except PyrbdError as e:
             raise make_ex(-e.errno, str(e)) from e
         self.op_timeout = config.get_float("rados_osd_op_timeout")
@@ -259,9 +244,8 @@ class Client:
         self.mon = MonClient(
             self.driver,
             addrs,
-            config.id,
-            key,
-            nonce=self._nonce,
+            tickets,
+            connect=self.connection,
             on_map=self.objecter.handle_map,
             osdmap_epoch=lambda: self.objecter.osdmap.epoch if self.objecter.osdmap else 0,
         )
@@ -274,9 +258,6 @@ class Client:
             self.state = "configuring"
             raise
         self.state = "connected"
-
-    def _keyring_configured(self) -> bool:
-        return any(self.config.get(o) for o in ("key", "keyfile"))
 
     def shutdown(self) -> None:
         """Ends everything; what is in flight fails with ConnectionShutdown. Never hangs."""
@@ -311,30 +292,32 @@ class Client:
             raise ProtocolError(
                 f"osd.{osd} has no msgr2 address ({osdmap.osd_addrs(osd)})", hint="set ms_bind_msgr2 = true on the OSDs"
             )
-        auth: Authenticator
-        ticket = mon.tickets.get(ENTITY_TYPE_OSD)
-        if ticket is not None:
-            auth = CephxAuthorizer(ticket, mon.global_id)
-        elif mon.tickets:
-            raise AuthError(f"{self.config.name} may not talk to OSDs: the monitors gave no ticket for them")
-        else:
-            auth = NoneAuthenticator(self.config.id, mon.global_id, mon=False)
-        return self.connection(ENTITY_TYPE_OSD, addr, auth, sink)
+        return self.connection(ENTITY_TYPE_OSD, addr, mon.tickets.authorizer(ENTITY_TYPE_OSD), sink)
 
     def connection(self, kind: int, addr: EntityAddr, auth: Authenticator, sink: Sink = no_sink) -> Connection:
-        """A new connection to a daemon, not started."""
-        with self._seq_lock:
-            seq = next(self._global_seq)
+        """A new connection to a daemon, not started. Raises AuthError when no mode is left for it."""
+        options = self._messenger
+        assert options is not None
         return Connection(
             kind,
             addr,
             auth,
             own_nonce=self._nonce,
             global_id=self.mon.global_id if self.mon is not None else 0,
-            global_seq=seq,
+            global_seq=self._next_global_seq(0),
+            next_global_seq=self._next_global_seq,
+            modes=options.modes(kind),
             features=features_for_commands() if kind == ENTITY_TYPE_MON else FEATURES_SUPPORTED,
+            compression=options.offer(kind),
+            crc_data=options.crc_data,
             sink=sink,
         )
+
+    def _next_global_seq(self, above: int) -> int:
+        """Numbers our connections, each higher than those before and than `above`."""
+        with self._seq_lock:
+            self._global_seq = seq = max(self._global_seq, above) + 1
+        return seq
 
     def _want_map(self) -> None:
         if self.mon is not None:
@@ -358,14 +341,13 @@ class Client:
         self.driver.defer(ask)
 
     def _auth_failed(self, error: AuthError) -> bool:
-        """An OSD did not accept our ticket: gets another. False when that has not helped."""
-        now = time.monotonic()
-        self._auth_failures = [t for t in self._auth_failures if now - t < AUTH_FAILURE_WINDOW] + [now]
-        n = len(self._auth_failures)
-        if n > MAX_AUTH_FAILURES or self.mon is None:
+        """A daemon did not accept our ticket: gets another. False when that cannot help: the monitors do not
+        have us any more, or we have no connection mode in common."""
+        mon = self.mon
+        if mon is None or mon.tickets.denied is not None or error.errno == errno.EOPNOTSUPP:
             return False
         _log.warning("%s; renewing tickets", error)
-        self.driver.call_later(0.1 * n, self.mon.renew_tickets)
+        self.driver.defer(mon.renew_tickets)
         return True
 
     # ------------------------------------------------------------ the cluster

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError
 from ..log import Log
-from ..msgr.cephx import Authenticator, CephxAuthorizer, NoneAuthenticator
 from ..msgr.connection import Connection
 from ..msgr.features import FEATURE_NAMES
 from ..msgr.messages import (
@@ -181,15 +180,10 @@ class Commands:
         assert mon is not None
         if addr is None:
             raise make_ex(-errno.EPROTONOSUPPORT, f"{what} has no msgr2 address")
-        auth: Authenticator
-        if kind == ENTITY_TYPE_MON:
-            auth = mon.authenticator(fresh=True)
-        elif (ticket := mon.tickets.get(kind)) is not None:
-            auth = CephxAuthorizer(ticket, mon.global_id)
-        elif mon.tickets:
-            raise make_ex(-errno.EACCES, f"the monitors gave no ticket for {what}")
-        else:
-            auth = NoneAuthenticator(client.config.id, mon.global_id, mon=False)
+        try:
+            auth = mon.tickets.login(fresh=True) if kind == ENTITY_TYPE_MON else mon.tickets.authorizer(kind)
+        except AuthError as e:
+            raise make_ex(-e.errno, f"{what}: {e}") from e
         return client.connection(kind, addr, auth)
 
     async def _pause(self, deadline: float | None) -> None:

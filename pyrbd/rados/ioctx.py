@@ -305,7 +305,7 @@ class IoctxBase(OmapOps):
             return request.recover(error)
         if error.errno is None or isinstance(error, TimedOut | ConnectionShutdown):
             raise error
-        raise make_ex(-error.errno, self.failed(request)) from None
+        raise make_ex(-error.errno, self.failed(request)) from error.__cause__
 
     def _write_request(self, write_op: WriteOp, oid: str) -> Request[None]:
         op, finish = checked_op(write_op, WriteOp).take()
@@ -397,7 +397,7 @@ class Ioctx(IoctxBase):
             self._last_version = pending.user_version
             if e.errno is None or isinstance(e, TimedOut | ConnectionShutdown):
                 raise
-            raise make_ex(-e.errno, f"Ioctx.read({self.name}): failed to read {text(key, 'key')}") from None
+            raise make_ex(-e.errno, f"Ioctx.read({self.name}): failed to read {text(key, 'key')}") from e.__cause__
         self._last_version = pending.user_version
         return data
 

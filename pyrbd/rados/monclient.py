@@ -20,13 +20,13 @@ from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError
+from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError, errno_name
 from ..log import Log
-from ..msgr.cephx import CephxMonAuthenticator, CryptoKey, NoneAuthenticator, Ticket
-from ..msgr.connection import Connection
 from ..msgr.features import FEATURES_SUPPORTED, SERVER_QUINCY_BIT
 from ..msgr.messages import (
     PRIO_DEFAULT,
+    MAuth,
+    MAuthReply,
     MGetPoolStats,
     MGetPoolStatsReply,
     MMonCommand,
@@ -44,7 +44,7 @@ from ..msgr.messages import (
     SubscribeItem,
 )
 from ..msgr.messages import Message as MessageFront
-from ..msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MON, EntityAddr
+from ..msgr.types import ENTITY_TYPE_MON, EntityAddr
 from .completion import Completion, Event
 from .exceptions import Error, TimedOut, make_ex
 from .objecter import close_session
@@ -52,8 +52,10 @@ from .session import Session
 
 if TYPE_CHECKING:
     from ..denc import Buffer
-    from ..msgr.connection import Message, Ready
+    from ..msgr.auth import Authenticator
+    from ..msgr.connection import Connection, Message, Ready
     from .client import Driver
+    from .tickets import Tickets
 
 _log = Log("monclient")
 
@@ -65,6 +67,12 @@ HUNT_BACKOFF_MAX = 10.0
 PING_INTERVAL = 10.0
 PING_TIMEOUT = 30.0
 REFUSED_PAUSE = 0.25
+REFUSED_ROUNDS = 3
+"""When the proof of our global id was refused so often in a row, we go on as a new client."""
+RENEW_TIMEOUT = 5.0
+"""Seconds that a monitor has to renew tickets before we log in at another."""
+RENEW_PAUSE = 1.0
+"""Tickets younger than that are not renewed because a daemon does not accept them (yet)."""
 
 
 def features_for_commands() -> int:
@@ -108,32 +116,29 @@ class MonClient:
 
     Args:
         addrs: where monitors may be, from the configuration.
-        entity: the client's name, without ``client.``.
-        key: its secret, or None for `auth_client_required = none`.
+        tickets: who we are, and what proves it.
+        connect: makes a connection to a kind of daemon at an address.
     """
 
     def __init__(
         self,
         driver: Driver,
         addrs: Sequence[EntityAddr],
-        entity: str,
-        key: CryptoKey | None,
+        tickets: Tickets,
         *,
-        nonce: int,
+        connect: Callable[[int, EntityAddr, Authenticator], Connection],
         on_map: Callable[[MOSDMap], None],
         osdmap_epoch: Callable[[], int],
     ) -> None:
         self.driver = driver
         self.lock = RLock()
         self.monmap: MonMap | None = None
-        self.global_id = 0
-        self.tickets: dict[int, Ticket] = {}
+        self.tickets = tickets
         self.own_addr: EntityAddr | None = None
         self._issued = 0.0
+        self._refused = 0
         self._addrs = list(addrs)
-        self._entity = entity
-        self._key = key
-        self._nonce = nonce
+        self._connect = connect
         self._on_map = on_map
         self._osdmap_epoch = osdmap_epoch
         self._session: Session | None = None
@@ -149,10 +154,15 @@ class MonClient:
         self._closed: Error | None = None
         self._ping_timer: Any = None
         self._renew_timer: Any = None
+        self._overdue_timer: Any = None
         self._asked_map = 0.0
         self._more_subscriptions: dict[str, int] = {}
         self.on_subscribed: Callable[[MessageFront], None] | None = None
         """Hears what comes for subscriptions other than those for the maps that are kept here."""
+
+    @property
+    def global_id(self) -> int:
+        return self.tickets.global_id
 
     # ------------------------------------------------------------ connecting
 
@@ -222,32 +232,17 @@ class MonClient:
 
     def _try(self, addr: EntityAddr) -> None:
         try:
-            auth = self.authenticator()
+            conn = self._connect(ENTITY_TYPE_MON, addr, self.tickets.login())
         except AuthError as e:
             self._give_up(e)
             return
-        conn = Connection(
-            ENTITY_TYPE_MON,
-            addr,
-            auth,
-            own_nonce=self._nonce,
-            global_id=self.global_id,
-            features=features_for_commands(),
-        )
         session = Session("mon", conn, self, self.driver, blocking=False)
         self._hunting[id(session)] = session
         session.start()
 
-    def authenticator(self, *, fresh: bool = False) -> CephxMonAuthenticator | NoneAuthenticator:
-        """To log in with: as who we are already, or (`fresh`) as a client of its own."""
-        global_id = 0 if fresh else self.global_id
-        if self._key is None:
-            return NoneAuthenticator(self._entity, global_id, mon=True)
-        old = None if fresh else self.tickets.get(ENTITY_TYPE_AUTH)
-        return CephxMonAuthenticator(self._entity, self._key, global_id, old)
-
     def _give_up(self, error: PyrbdError) -> None:
         if self._connected is not None and not self._connected.done:
+            error = self.tickets.explain(error)
             text = str(error)
             ex = make_ex(-error.errno, text)
             ex.__cause__ = error
@@ -264,10 +259,10 @@ class MonClient:
             self._hunt_interval = HUNT_INTERVAL
             self._errors.clear()
             self._queue = []
-            self.global_id = ready.global_id
+            self._refused = 0
             self.own_addr = session.conn.own_addr
-            self.tickets = {**self.tickets, **ready.auth.tickets}
-            self._issued = time.monotonic()
+            self._issued = self.driver.monotonic()
+            self.tickets.logged_in(session.conn.auth, ready.auth, ready.global_id, self._issued)
             _log.info("[mon] in as client.%d at %s", self.global_id, session.conn.target)
             self._subscribe(session)
             for tid in sorted(self._pending):
@@ -277,7 +272,7 @@ class MonClient:
                 session.queue.append(_Send(0, p.front))
         for s in losers:
             s.abort(ProtocolError("another monitor was faster"))
-        self._schedule_renewal(ready)
+        self._schedule_renewal()
         if self._ping_timer is None:
             self._ping_timer = self.driver.call_later(PING_INTERVAL, self._ping)
 
@@ -303,9 +298,14 @@ class MonClient:
                 isinstance(error, ProtocolError) and error.errno not in (errno.ECONNRESET, errno.ETIMEDOUT)
             )
             others = bool(self._hunting or self._queue)
-        if isinstance(error, AuthError | DecodeError) and self.tickets.pop(ENTITY_TYPE_AUTH, None) is not None:
-            # perhaps the ticket was too old to prove our global id: begin as a new client
-            self.global_id = 0
+            if hunted and isinstance(error, AuthError | DecodeError):
+                # Perhaps the ticket is too old to prove our global id; or this monitor does not know
+                # yet, or any more, what another one would open it with.
+                self._refused += 1
+                if not others or self._refused >= REFUSED_ROUNDS * len(self._candidates()):
+                    known = self.tickets.begin_anew()
+                    if not known and isinstance(error, AuthError):
+                        self.tickets.denied = error
         if final and not others and self._all_final():
             assert isinstance(error, PyrbdError)
             self._give_up(error)
@@ -335,21 +335,68 @@ class MonClient:
         if session is not None:
             session.check_alive(PING_INTERVAL / 2, PING_TIMEOUT)
 
-    def _schedule_renewal(self, ready: Ready) -> None:
-        validities = [t.validity for t in ready.auth.tickets.values() if t.service_id != ENTITY_TYPE_AUTH]
-        if self._renew_timer is not None:
-            self._renew_timer.cancel()
-        if validities:
-            self._renew_timer = self.driver.call_later(min(validities) * 0.75, self.renew_tickets)
+    def _schedule_renewal(self) -> None:
+        with self.lock:
+            if self._overdue_timer is not None:
+                self._overdue_timer.cancel()
+                self._overdue_timer = None
+            if self._renew_timer is not None:
+                self._renew_timer.cancel()
+                self._renew_timer = None
+            due = self.tickets.renew_at
+            if due is not None and self._closed is None:
+                self._renew_timer = self.driver.call_later(max(0.0, due - self.driver.monotonic()), self._renew)
+
+    def _renew(self, *, everything: bool = False) -> None:
+        """Asks the monitor for new tickets. Without a session, the next login brings them."""
+        with self.lock:
+            session = self._session
+            if session is None or self._closed is not None or self._overdue_timer is not None:
+                return
+            payload = self.tickets.renewal(self.driver.monotonic(), everything=everything)
+            if payload is None:
+                return
+            epoch = self.monmap.epoch if self.monmap is not None else 0
+            front = MAuth(protocol=session.conn.auth.method, auth_payload=payload, monmap_epoch=epoch)
+            session.queue.append(_Send(0, front))
+            self._overdue_timer = self.driver.call_later(RENEW_TIMEOUT, self._renewal_overdue)
+        session.flush()
+
+    def _renewal_overdue(self) -> None:
+        self.log_in_again(AuthError(f"tickets were not renewed within {RENEW_TIMEOUT:g} s", errno=errno.ETIMEDOUT))
+
+    def _on_auth_reply(self, reply: MAuthReply) -> None:
+        if self._overdue_timer is None:
+            return
+        try:
+            if reply.result:
+                raise AuthError(f"the monitor does not renew our tickets: {errno_name(reply.result)}")
+            with self.lock:
+                now = self.driver.monotonic()
+                self.tickets.renewed(reply.result_bl, now)
+                self._issued = now
+        except (AuthError, DecodeError) as e:
+            self.log_in_again(e)
+        else:
+            self._schedule_renewal()
 
     def renew_tickets(self) -> None:
-        """Logs in again, with the old ticket as proof of our global id."""
+        """A daemon did not accept our tickets: asks for others, unless they are quite new."""
+        if self.driver.monotonic() - self._issued >= RENEW_PAUSE:
+            self._renew()
+
+    def log_in_again(self, why: PyrbdError) -> None:
+        """Leaves the monitor for the next that lets us in, with the old ticket as proof of our global id."""
         with self.lock:
             session, self._session = self._session, None
+            if self._overdue_timer is not None:
+                self._overdue_timer.cancel()
+                self._overdue_timer = None
             if self._closed is not None:
                 return
+        _log.warning("[mon] %s; logging in again", why)
         if session is not None:
-            close_session(session, ProtocolError("renewing tickets", errno=errno.ECONNRESET))
+            close_session(session, ProtocolError("logging in again", errno=errno.ECONNRESET))
         self._hunt()
 
     # ------------------------------------------------------------ maps
@@ -466,8 +513,13 @@ class MonClient:
             self._on_map(front)
             self._check_connected()
         elif isinstance(front, MMonMap):
-            self.monmap = MonMap.from_bytes(front.monmap)
+            before, self.monmap = self.monmap, MonMap.from_bytes(front.monmap)
+            if before is not None and before.auth_epoch < self.monmap.auth_epoch:
+                _log.info("[mon] the service secrets were thrown away: all tickets are renewed")
+                self._renew(everything=True)
             self._check_connected()
+        elif isinstance(front, MAuthReply):
+            self._on_auth_reply(front)
         elif isinstance(front, MMonCommandAck):
             self._answer(header.tid, CommandReply(front.result, message.data or b"", front.status))
         elif isinstance(front, MMonGetVersionReply):
@@ -516,9 +568,10 @@ class MonClient:
             pending = [*self._pending.values(), *self._versions.values()]
             self._pending.clear()
             self._versions.clear()
-            timers = [t for t in (self._hunt_timer, self._ping_timer, self._renew_timer) if t is not None]
+            timers = [self._hunt_timer, self._ping_timer, self._renew_timer, self._overdue_timer]
         for t in timers:
-            t.cancel()
+            if t is not None:
+                t.cancel()
         for p in pending:
             p.completion.set_error(error)
         if self._connected is not None:

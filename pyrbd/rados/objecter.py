@@ -513,7 +513,9 @@ class Objecter:
         if refused:
             assert isinstance(error, AuthError)
             for op in ops:
-                op.set_error(make_ex(-error.errno, str(error)))
+                refusal = make_ex(-error.errno, str(error))
+                refusal.__cause__ = error
+                op.set_error(refusal)
         self._want_map()
         self._flush(touched)
         if self.on_rehomed is not None:

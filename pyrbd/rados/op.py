@@ -47,6 +47,7 @@ class Op(Completion[Any]):
         "finish",
         "flags",
         "force_epoch",
+        "gid",
         "into",
         "lasting",
         "lost",
@@ -109,6 +110,8 @@ class Op(Completion[Any]):
         self.into = into
         self.deadline = deadline
         self.tid = 0
+        self.gid = 0
+        """As whose request OSDs know it: our global id when it was sent first."""
         self.attempt = 0
         self.lost = 0
         self.receiving = False
@@ -141,6 +144,9 @@ class Op(Completion[Any]):
         flags = self.flags | FLAG_KNOWN_REDIR | FLAG_SUPPORTSPOOLEIO
         if self.attempt:
             flags |= FLAG_RETRY
+        gid = session.conn.global_id
+        if not self.gid:
+            self.gid = gid
         front = encode_request(
             target.pool,
             target.seed,
@@ -156,6 +162,7 @@ class Op(Completion[Any]):
             self.snapc.seq,
             self.snapc.snaps,
             self.attempt,
+            (0, 0) if gid == self.gid else (self.gid, self.tid),
         )
         return session.conn.encode_message(self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data)
 

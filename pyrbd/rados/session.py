@@ -139,6 +139,7 @@ class Session:
     def __init__(self, name: str, conn: Connection, owner: Owner, driver: Host, *, blocking: bool) -> None:
         self.name = name
         self.conn = conn
+        conn.label = name
         self.driver = driver
         self.blocking = blocking and bool(DONTWAIT)
         self.state = State.CONNECTING

@@ -1,7 +1,12 @@
-"""Records `data/sessions.json.gz` from real daemons: ``python tests/msgr/record.py``.
+"""Records `data/*.json.gz` from real daemons: ``python -m tests.msgr.record``.
 
-Two connections in crc mode, byte for byte: one to a monitor, one to an OSD. What is random
-on our side is fixed, so that the tests can play our part again.
+Two connections, byte for byte: one to a monitor, with renewals of tickets, one to an
+OSD. What is random on our side is fixed, and the keys of that cluster, which is gone, are kept
+with them, so that the tests can play our part again.
+``sessions`` and, in secure mode, ``secure`` are of a cluster that is started for it. The others
+are of tentacle with keys of both types, by ``python -m tests.msgr.record NAME CONF [KEYRING]``:
+``aes256k`` is what the name says;
+``mixed`` has secrets of services of type aes.
 """
 
 from __future__ import annotations
@@ -17,12 +22,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from pyrbd.msgr import cephx  # noqa: E402
+from pyrbd.msgr import crypto  # noqa: E402
 from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator  # noqa: E402
 from pyrbd.msgr.connection import Connection, Message, Ready  # noqa: E402
-from pyrbd.msgr.messages import MMonSubscribe, MOSDMap, SubscribeItem  # noqa: E402
+from pyrbd.msgr.frames import MODE_CRC, MODE_SECURE  # noqa: E402
+from pyrbd.msgr.messages import MAuth, MAuthReply, MMonSubscribe, MOSDMap, SubscribeItem  # noqa: E402
 from pyrbd.msgr.osdop import FLAG_READ, FLAG_WRITE, NOSNAP, encode_object, encode_request  # noqa: E402
-from pyrbd.msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr  # noqa: E402
+from pyrbd.msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr  # noqa: E402
 from pyrbd.osdmap import OSDMap  # noqa: E402
 from pyrbd.rados.config import Config  # noqa: E402
 from pyrbd.rados.keyring import find_key  # noqa: E402
@@ -32,6 +38,11 @@ from pyrbd.testing.native import NativeCluster  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 FIXED = 0x0123456789ABCDEF
+
+
+def fixed_bytes(n: int) -> bytes:
+    """Our challenges, nonces and confounders."""
+    return (FIXED.to_bytes(8, "little") * (n // 8 + 1))[:n]
 
 
 class Tape:
@@ -63,27 +74,48 @@ class Tape:
 
 def main() -> None:
     DATA.mkdir(exist_ok=True)
-    cephx._random_u64 = lambda: FIXED
+    crypto.random_bytes = fixed_bytes
+    if len(sys.argv) > 2:
+        name, conf, *keyring = sys.argv[1:]
+        save(name, record(conf, *keyring))
+        return
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:
         cluster = NativeCluster(Path(directory) / "c")
         cluster.up()
         try:
-            sessions = record(cluster)
+            save("sessions", record(str(cluster.conf)))
+            save("secure", record(str(cluster.conf), mode=MODE_SECURE))
         finally:
             cluster.down()
-    (DATA / "sessions.json.gz").write_bytes(gzip.compress(json.dumps(sessions).encode(), mtime=0))
 
 
-def record(cluster: NativeCluster) -> dict[str, Any]:
+def save(name: str, sessions: dict[str, Any]) -> None:
+    (DATA / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps(sessions).encode(), mtime=0))
+
+
+def record(conf: str, keyring: str = "", mode: int = MODE_CRC) -> dict[str, Any]:
     config = Config()
-    config.read_file(str(cluster.conf))
+    config.read_file(conf)
+    if keyring:
+        config.set("keyring", keyring)
     key = find_key(config)
     mon_addr = find_monitors(config)[0]
-    mon = Tape(Connection(ENTITY_TYPE_MON, mon_addr, CephxMonAuthenticator("admin", key), own_nonce=77), mon_addr)
+    login = CephxMonAuthenticator("admin", key)
+    mon = Tape(Connection(ENTITY_TYPE_MON, mon_addr, login, own_nonce=77, modes=(mode,)), mon_addr)
     ready: Ready = mon.until(Ready)[0]
     subscribe = MMonSubscribe({"monmap": SubscribeItem(0), "osdmap": SubscribeItem(0)})
     mon.send(mon.conn.encode_message(0, subscribe.TYPE, subscribe.VERSION, subscribe.COMPAT, 127, subscribe.to_bytes()))
     messages = mon.until(Message, 2)
+    log = list(mon.log)
+    renewals = []
+    for prove in (False, True):
+        auth = mon.conn.auth
+        assert isinstance(auth, CephxMonAuthenticator)
+        payload = auth.renewal_request(ready.auth.tickets[ENTITY_TYPE_AUTH], ready.global_id, prove=prove)
+        ask = MAuth(protocol=auth.method, auth_payload=payload)
+        mon.send(mon.conn.encode_message(0, ask.TYPE, ask.VERSION, ask.COMPAT, 127, ask.to_bytes()))
+        reply = next(m for m in iter(lambda: mon.until(Message)[0], None) if m.header.type == MAuthReply.TYPE)
+        renewals.append([prove, payload.hex(), MAuthReply.decode_front(reply.front, 1).result_bl.hex()])
     maps = next(m for m in messages if m.header.type == MOSDMap.TYPE)
     osdmap = OSDMap.decode_full(max(MOSDMap.decode_front(maps.front, 4).maps.items())[1])
 
@@ -96,7 +128,12 @@ def record(cluster: NativeCluster) -> dict[str, Any]:
     ticket = ready.auth.tickets[ENTITY_TYPE_OSD]
     osd = Tape(
         Connection(
-            ENTITY_TYPE_OSD, addr, CephxAuthorizer(ticket, ready.global_id), own_nonce=77, global_id=ready.global_id
+            ENTITY_TYPE_OSD,
+            addr,
+            CephxAuthorizer(ticket, ready.global_id),
+            own_nonce=77,
+            global_id=ready.global_id,
+            modes=(mode,),
         ),
         addr,
     )
@@ -108,6 +145,8 @@ def record(cluster: NativeCluster) -> dict[str, Any]:
         (FLAG_WRITE, ObjectOperation().create(True)),  # fails: it exists
         (FLAG_WRITE, ObjectOperation().setxattr("name", b"value").omap_set({b"k": b"v"})),
         (FLAG_READ, ObjectOperation().getxattr("name").omap_get_vals()),
+        (FLAG_WRITE, ObjectOperation().write(0, b"in bulk").truncate(70_000)),
+        (FLAG_READ, ObjectOperation().read(1, 69_990)),
         (FLAG_WRITE, ObjectOperation().remove()),
     ]
     fronts = []
@@ -134,7 +173,8 @@ def record(cluster: NativeCluster) -> dict[str, Any]:
     return {
         "key": key.to_bytes().hex(),
         "random": FIXED,
-        "mon": {"addr": mon_addr.to_bytes().hex(), "global_id": ready.global_id, "log": mon.log},
+        "mode": mode,
+        "mon": {"addr": mon_addr.to_bytes().hex(), "global_id": ready.global_id, "log": log, "renewals": renewals},
         "osd": {
             "addr": addr.to_bytes().hex(),
             "ticket": [ticket.service_id, ticket.session_key.to_bytes().hex(), ticket.ticket_blob.hex()],

@@ -80,7 +80,16 @@ class Client:
         self.cluster.wait_for_latest_osdmap()
 
     def objects(self, where: tuple[str, str]) -> list[str]:
-        return sorted({o.key for o in self.io(where).list_objects()})
+        """Those that are listed, but for what OSDs still list of objects whose snapshots are trimmed."""
+        io = self.io(where)
+        return sorted({o.key for o in io.list_objects() if self.exists(io, o.key)})
+
+    def exists(self, io: Any, name: str) -> bool:
+        try:
+            io.stat(name)
+        except self.rados.ObjectNotFound:
+            return False
+        return True
 
     # ------------------------------------------------------------ RBD
 
@@ -103,9 +112,13 @@ class Client:
         name: str,
         kwargs: dict[str, Any],
     ) -> None:
-        clone_format = kwargs.pop("clone_format", 2)
-        self.cluster.conf_set("rbd_default_clone_format", str(clone_format))  # Ceph's binding of 16.2 has no argument
+        self.set_clone_format(kwargs)
         self.rbd.RBD().clone(self.io(p_where), p_name, snap, self.io(where), name, **kwargs)
+
+    def set_clone_format(self, kwargs: dict[str, Any]) -> None:
+        """Ceph's binding of 16.2 has no argument for it."""
+        if "clone_format" in kwargs:
+            self.cluster.conf_set("rbd_default_clone_format", str(kwargs.pop("clone_format")))
 
     # ------------------------------------------------------------ images
 
@@ -129,6 +142,7 @@ class Client:
 
     def copy(self, key: Any, method: str, where: tuple[str, str], *args: Any, **kwargs: Any) -> None:
         """`copy` or `deep_copy`, whose first argument is an ioctx."""
+        self.set_clone_format(kwargs)
         getattr(self.images[key], method)(self.io(where), *args, **kwargs)
 
     def write(self, key: Any, offset: int, length: int, seed: int) -> int:

@@ -460,7 +460,8 @@ class Engine:
         self, c: int, uid: int, new: int, where: Where, name: str, spec: dict[str, Any], flatten: bool
     ) -> None:
         if not flatten:
-            self.clients[c].call("copy", uid, "deep_copy", where, name, **spec)
+            form = self.world.images[uid].clone_format if uid in self.world.images else 0
+            self.clients[c].call("copy", uid, "deep_copy", where, name, clone_format=form or 2, **spec)
         elif self.roles[c] == "pyrbd":
             self.clients[c].call("copy", uid, "deep_copy", where, name, **spec, flatten=True)
         else:  # the binding of 16.2 does not have it
