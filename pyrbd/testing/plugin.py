@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from .base import Cluster
     from .providers import Provider
 
-
-class _NoCluster(pytest.skip.Exception):  # type: ignore[misc]  # of the type Any
-    """There is no cluster for any test."""
-
-
 _numbers = itertools.count(1)
 _started = pytest.StashKey[str]()
 _provider = pytest.StashKey["Provider | Exception"]()
@@ -62,15 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
     outcome = yield
-    if call.excinfo is not None and isinstance(call.excinfo.value, _NoCluster):
+    report, missing = outcome.get_result(), item.config.stash.get(_provider, None)
+    if report.skipped and call.excinfo is not None and str(call.excinfo.value) == str(missing):
         # the same place for all, so that they are counted in one line
-        outcome.get_result().longrepr = (
-            __file__,
-            provider_of.__code__.co_firstlineno,
-            f"Skipped: {call.excinfo.value}",
-        )
+        report.longrepr = (__file__, provider_of.__code__.co_firstlineno, f"Skipped: {missing}")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -94,7 +86,7 @@ def provider_of(config: pytest.Config) -> Provider:
             config.stash[_provider] = e
     found = config.stash[_provider]
     if isinstance(found, NotOffered):
-        raise _NoCluster(str(found))
+        pytest.skip(str(found))
     if isinstance(found, Exception):
         raise found
     return found
