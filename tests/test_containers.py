@@ -355,7 +355,7 @@ def _left() -> set[str]:
 
 def test_a_real_container(engine: object) -> None:
     """Its daemons are killed and come back, while an image is used from here and from within."""
-    with own_cluster(store="bluestore", ec=True, msgr="both") as cluster:
+    with own_cluster(store="bluestore", ec=True, modes="secure") as cluster:
         with rados.Rados(conffile=str(cluster.conf)) as client, client.open_ioctx("rbd") as ioctx:
             rbd.RBD().create(ioctx, "image", 16 << 20, features=1, data_pool="ecdata")
             with rbd.Image(ioctx, "image") as image:
