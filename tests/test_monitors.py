@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pyrbd import rados
-from pyrbd.rados import monclient
 from pyrbd.testing import Cluster
 
 pytestmark = pytest.mark.timeout(120)
@@ -94,10 +93,11 @@ def test_connections_to_the_slower_monitors_are_closed(monitors: Cluster) -> Non
         gc.enable()
 
 
-def test_a_monitor_that_falls_silent_is_left(monitors: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monclient, "PING_INTERVAL", 0.5)
-    monkeypatch.setattr(monclient, "PING_TIMEOUT", 2.0)
-    with rados.Rados(conffile=str(monitors.conf)) as cluster:
+IMPATIENT = {"mon_client_ping_interval": "0.5", "mon_client_ping_timeout": "2"}
+
+
+def test_a_monitor_that_falls_silent_is_left(monitors: Cluster) -> None:
+    with rados.Rados(conffile=str(monitors.conf), conf=IMPATIENT) as cluster:
         ours = monitor_of(cluster)
         monitors.pause(ours)
         try:
