@@ -300,7 +300,9 @@ class CephxAuthorizer(Authenticator):
         return self._authorizer(None)
 
     def refused_hint(self) -> str:
-        return "it has run out, or the daemon does not know yet what it is sealed with"
+        return (
+            "has it run out, has the client no caps for such daemons, or do they not know yet what it is sealed with?"
+        )
 
     def reply_more(self, payload: Buffer) -> bytes:
         key = self._ticket.session_key

@@ -123,6 +123,7 @@ class Client:
         self.objecter.on_epoch = self.watches.note
         self.objecter.on_rehomed = self._map_changed
         self.objecter.on_notify = self.watches.on_notify
+        self.objecter.on_accepted = lambda: self.accepted("osd")
         self.objecter.on_blocklisted = self.watches.fail_all
         self.mon: MonClient | None = None
         self.commands = Commands(self)
@@ -404,10 +405,19 @@ class Client:
         self.driver.defer(ask)
 
     def _auth_failed(self, error: AuthError) -> bool:
-        """A daemon did not accept our ticket: gets another. False when that cannot help: the monitors do not
-        have us any more, or we have no connection mode in common."""
+        """An OSD did not accept our ticket: see :meth:`renew_tickets`."""
+        return self.renew_tickets(error, "osd")
+
+    def accepted(self, kind: str) -> None:
+        """A daemon of that kind, as in ``osd``, let us in."""
+        if self.mon is not None:
+            self.mon.tickets.accepted(kind)
+
+    def renew_tickets(self, error: AuthError, kind: str) -> bool:
+        """A daemon of that kind did not accept our ticket: gets another. False when that cannot help: it never
+        let us in, the monitors do not have us any more, or we have no connection mode in common."""
         mon = self.mon
-        if mon is None or mon.tickets.denied is not None or error.errno == errno.EOPNOTSUPP:
+        if mon is None or error.errno == errno.EOPNOTSUPP or mon.tickets.hopeless(kind, time.monotonic()):
             return False
         _log.warning("%s; renewing tickets", error)
         self.driver.defer(mon.renew_tickets)
@@ -481,10 +491,6 @@ class Client:
 
     def unsubscribe(self, what: str) -> None:
         self._mon().unsubscribe(what)
-
-    def renew_tickets(self, error: AuthError) -> bool:
-        """A daemon refused our ticket: gets another. False when that has not helped."""
-        return self._auth_failed(error)
 
     async def wait_for_latest_osdmap(self) -> int:
         """Returns the newest epoch, which we hold then."""

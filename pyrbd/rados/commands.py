@@ -149,6 +149,7 @@ class Dialog:
     # ------------------------------------------------------------ the session's owner
 
     def on_ready(self, session: Session, ready: Ready) -> None:
+        self._client.accepted(session.name.partition(".")[0])
         self._ready.set_result(None)
 
     def on_message(self, session: Session, message: Message) -> None:
@@ -252,7 +253,8 @@ class Commands:
             raise ConnectionShutdown("the client was shut down", errno.ESHUTDOWN) from None
         if isinstance(cause, AuthError):
             # a monitor was shown our key, and the others tickets
-            if name.startswith("mon.") or not self._client.renew_tickets(cause):
+            kind = name.partition(".")[0]
+            if kind == "mon" or not self._client.renew_tickets(cause, kind):
                 raise make_ex(-cause.errno, f"{name}: {cause}") from cause
         elif isinstance(cause, DecodeError):
             raise make_ex(-errno.EBADMSG, f"{name}: {cause}") from cause

@@ -141,6 +141,8 @@ class Objecter:
         """Called for each epoch under the lock; True when epochs before it were skipped."""
         self.on_rehomed: Callable[[], None] | None = None
         self.on_notify: Callable[[MWatchNotify], None] | None = None
+        self.on_accepted: Callable[[], None] | None = None
+        """Called when an OSD has let us in."""
         self.on_blocklisted: Callable[[Error], None] | None = None
         self.resends = 0
         """How often an operation was sent again, for those who want to know."""
@@ -482,6 +484,8 @@ class Objecter:
             if osd is not None:
                 self._failures.pop(osd, None)
                 self._retry_at.pop(osd, None)
+        if self.on_accepted is not None:
+            self.on_accepted()
 
     def on_closed(self, session: Session, error: BaseException) -> None:
         known = id(session) in self._osd_of

@@ -35,6 +35,9 @@ _log = Log("auth")
 
 RENEW_AFTER = 0.75
 """The part of a ticket's validity after which it is renewed."""
+PATIENCE = 15.0
+MIN_REFUSALS = 5
+"""A kind of daemon that never let us in and refuses us so often and for so many seconds will not change its mind."""
 
 _METHODS = {"cephx": AUTH_METHOD_CEPHX, "none": AUTH_METHOD_NONE}
 
@@ -66,6 +69,8 @@ class Tickets:
         self._methods = tuple(methods)
         self._no_key = no_key
         self._renew_at: dict[int, float] = {}
+        self._accepted: set[str] = set()
+        self._refusals: dict[str, tuple[int, float]] = {}
         self._method = 0
         self._login: CephxMonAuthenticator | None = None
 
@@ -159,6 +164,22 @@ class Tickets:
                 f"client.{self.entity} has no ticket for the service {ENTITY_TYPE_NAMES.get(service, service)}"
             )
         return CephxAuthorizer(ticket, self.global_id)
+
+    def accepted(self, kind: str) -> None:
+        """A daemon of that kind, as in ``osd``, let us in."""
+        self._accepted.add(kind)
+
+    def hopeless(self, kind: str, now: float) -> bool:
+        """Whether there is no use in other tickets, now that a daemon of that kind has refused one.
+
+        A daemon that does not know yet what tickets are sealed with learns it within seconds. OSDs (reef and newer)
+        refuse clients without caps for OSDs in just the same way; so we give up if none has ever let us in.
+        """
+        if self.denied is not None:
+            return True
+        n, since = self._refusals.get(kind, (0, now))
+        self._refusals[kind] = (n + 1, since)
+        return kind not in self._accepted and n + 1 >= MIN_REFUSALS and now - since >= PATIENCE
 
     # ------------------------------------------------------------ renewal
 

@@ -28,8 +28,8 @@ RECORD = struct.Struct("<Q")
 
 @pytest.fixture(scope="module")
 def native() -> Iterator[Cluster]:
-    """Three monitors, whose tickets are good for two seconds, and to ask for others for four."""
-    settings = ["auth_service_ticket_ttl=2", "auth_mon_ticket_ttl=4", "mon_tick_interval=1"]
+    """Three monitors, whose tickets are good for three seconds, and to ask for others for six."""
+    settings = ["auth_service_ticket_ttl=3", "auth_mon_ticket_ttl=6", "mon_tick_interval=1"]
     with own_cluster(mons=3, osds=2, settings=settings) as cluster:
         yield cluster
 

@@ -74,3 +74,14 @@ def test_a_client_that_begins_anew_shows_nothing_of_before(tickets: Tickets) -> 
 def test_answers_that_were_not_asked_for(tickets: Tickets) -> None:
     with pytest.raises(AuthError, match="not asked for"):
         Tickets("admin", None, [1]).renewed(b"", NOW)
+
+
+def test_who_never_lets_us_in_is_given_up(tickets: Tickets) -> None:
+    """As OSDs do that find no caps for them in a ticket; but not who has let us in before."""
+    assert not any(tickets.hopeless("osd", NOW + n / 10) for n in range(50)), "it may not know the secret yet"
+    assert tickets.hopeless("osd", NOW + 15)
+    assert not tickets.hopeless("mgr", NOW + 15)
+    tickets.accepted("osd")
+    assert not tickets.hopeless("osd", NOW + 1000)
+    tickets.denied = AuthError("the monitors do not know us")
+    assert tickets.hopeless("osd", NOW) and tickets.hopeless("mgr", NOW)
