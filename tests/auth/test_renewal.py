@@ -104,7 +104,7 @@ def test_memory_stays_the_same_over_many_tickets(native: Cluster, mode: str) -> 
         mon = cluster.client.mon
         assert mon is not None and mon._session is not None and MODE_NAMES[mon._session.conn.mode] == mode
         soaked = soak.soak(cluster, 6)
-        assert soaked.renewals >= 3 and soaked.logins == 0 and soaked.connections > 5
+        assert soaked.renewals >= 2 and soaked.logins == 0 and soaked.connections > 5
         assert soaked.growth < 1024, soaked
 
 
