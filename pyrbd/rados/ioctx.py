@@ -305,7 +305,7 @@ class IoctxBase(OmapOps):
             return request.recover(error)
         if error.errno is None or isinstance(error, TimedOut | ConnectionShutdown):
             raise error
-        raise make_ex(-error.errno, self.failed(request)) from None
+        raise make_ex(-error.errno, self.failed(request)) from error.__cause__
 
     def _write_request(self, write_op: WriteOp, oid: str) -> Request[None]:
         op, finish = checked_op(write_op, WriteOp).take()

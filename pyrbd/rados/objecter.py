@@ -512,8 +512,11 @@ class Objecter:
             _log.info("osd.%d: connection lost: %s", osd, error)
         if refused:
             assert isinstance(error, AuthError)
+            _log.warning("osd.%d: %s", osd, error)
             for op in ops:
-                op.set_error(make_ex(-error.errno, str(error)))
+                refusal = make_ex(-error.errno, str(error))
+                refusal.__cause__ = error
+                op.set_error(refusal)
         self._want_map()
         self._flush(touched)
         if self.on_rehomed is not None:

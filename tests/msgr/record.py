@@ -4,8 +4,8 @@ Two connections, byte for byte: one to a monitor, with renewals of tickets, one 
 OSD. What is random on our side is fixed, and the keys of that cluster, which is gone, are kept
 with them, so that the tests can play our part again.
 ``sessions`` and, in secure mode, ``secure`` are of a cluster that is started for it. The others
-are of tentacle with keys of both types, by ``python -m tests.msgr.record NAME CONF [KEYRING]``: ``aes256k`` is what the name says;
-``mixed`` has secrets of services of type aes.
+are of tentacle with keys of both types, by ``python -m tests.msgr.record NAME CONF [KEYRING]``:
+``aes256k`` is what the name says; ``mixed`` has secrets of services of type aes.
 """
 
 from __future__ import annotations
