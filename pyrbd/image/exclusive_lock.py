@@ -156,7 +156,10 @@ async def break_locker(image: Image, locker: Locker, force: bool = False) -> boo
     False when the owner is alive, or not the owner any more.
     """
     client, io, oid = image.client, image.io, image.header_oid
-    if not force:
+    ours = locker.entity.type == ENTITY_TYPE_CLIENT and client.known_as(locker.entity.num)
+    # the watch of who we were, before we became a new client, stays for half a minute
+    left_over = ours and locker.entity.num != client.global_id
+    if not force and not left_over:
         reply = await io.operate(oid, ObjectOperation().list_watchers())
         watchers = ListWatchResponse.from_bytes(reply.ops[0].data).entries
         if any(w.cookie == locker.handle and legacy_address(w.addr) == locker.address for w in watchers):
@@ -169,7 +172,6 @@ async def break_locker(image: Image, locker: Locker, force: bool = False) -> boo
         return True
     if again != locker:
         return False
-    ours = locker.entity.type == ENTITY_TYPE_CLIENT and client.known_as(locker.entity.num)
     if ours and not force and any(other.holds(client, locker.cookie) for other in list(_held)):
         return False
     if image.config.get_bool("rbd_blocklist_on_break_lock"):

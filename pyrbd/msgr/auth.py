@@ -36,6 +36,8 @@ class Authenticator:
     """One authentication on one connection."""
 
     method: ClassVar[int]
+    shown: ClassVar[str] = "name"
+    """What the peer is shown and may refuse."""
     others: "tuple[Authenticator, ...]" = ()
     """What else may be tried when the peer does not allow this method, in order of preference."""
 
@@ -57,7 +59,7 @@ class Authenticator:
 
     def refused_hint(self) -> str:
         """What to look at when the peer did not accept us (EACCES)."""
-        return "is the entity known to this cluster (ceph auth ls), and is this its key?"
+        return ""
 
     def instead(self, allowed: Sequence[int]) -> "Authenticator | None":
         """The next one of ours whose method the peer, who refused this one, allows."""

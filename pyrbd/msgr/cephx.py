@@ -177,6 +177,7 @@ class CephxMonAuthenticator(Authenticator):
     """
 
     method = AUTH_METHOD_CEPHX
+    shown = "name and key"
 
     def __init__(self, entity_id: str, key: CryptoKey, global_id: int = 0, old_ticket: Ticket | None = None) -> None:
         key.check_usable()
@@ -276,6 +277,7 @@ class CephxAuthorizer(Authenticator):
     """Shows a service ticket to a daemon and checks that the daemon could open it."""
 
     method = AUTH_METHOD_CEPHX
+    shown = "ticket"
 
     def __init__(self, ticket: Ticket, global_id: int) -> None:
         self._ticket = ticket
@@ -296,6 +298,9 @@ class CephxAuthorizer(Authenticator):
 
     def request(self) -> bytes:
         return self._authorizer(None)
+
+    def refused_hint(self) -> str:
+        return "it has run out, or the daemon does not know yet what it is sealed with"
 
     def reply_more(self, payload: Buffer) -> bytes:
         key = self._ticket.session_key

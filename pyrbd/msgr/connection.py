@@ -577,7 +577,8 @@ class Connection:
             return
         if bad.result == -13 or (bad.result == -1 and bad.method in bad.allowed_methods):  # nautilus: EPERM
             raise AuthError(
-                f"{self.peer_name} at {self.target} did not accept our name and key", hint=self._auth.refused_hint()
+                f"{self.peer_name} at {self.target} did not accept our {self._auth.shown}",
+                hint=self._auth.refused_hint(),
             )
         methods = "/".join(AUTH_METHOD_NAMES.get(m, str(m)) for m in bad.allowed_methods) or "nothing"
         hint = ""

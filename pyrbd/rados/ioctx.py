@@ -397,7 +397,7 @@ class Ioctx(IoctxBase):
             self._last_version = pending.user_version
             if e.errno is None or isinstance(e, TimedOut | ConnectionShutdown):
                 raise
-            raise make_ex(-e.errno, f"Ioctx.read({self.name}): failed to read {text(key, 'key')}") from None
+            raise make_ex(-e.errno, f"Ioctx.read({self.name}): failed to read {text(key, 'key')}") from e.__cause__
         self._last_version = pending.user_version
         return data
 

@@ -134,7 +134,7 @@ class Tickets:
         it would have been one anyway."""
         known = bool(self.global_id)
         self.global_id = 0
-        self.held.pop(ENTITY_TYPE_AUTH, None)
+        self.held = {service: t for service, t in self.held.items() if service != ENTITY_TYPE_AUTH}
         return known
 
     def explain(self, error: PyrbdError) -> PyrbdError:

@@ -187,7 +187,7 @@ def test_a_keyring_that_ceph_authtool_wrote(tmp_path: Path) -> None:
 def test_a_secret_is_not_shown() -> None:
     raw = bytes(range(65, 81))
     for secret in (Secret(raw), Secret(raw)[:8], Secret(raw)[4:], copy.copy(Secret(raw)), copy.deepcopy(Secret(raw))):
-        for shown in (repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", "%s %r" % (secret, [secret])):  # noqa: UP031
+        for shown in (repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", "{} {!r}".format(secret, [secret])):  # noqa: UP032
             assert "secret of" in shown and "E" not in shown
     assert Secret(raw) == raw and Secret(raw)[0] == 65 and bytes(Secret(raw)[2:4]) == b"CD"
     assert repr(SecretText("abc")) == "<secret of 3 characters>"
@@ -219,7 +219,7 @@ def test_tracebacks_do_not_show_keys_that_do_not_open_something() -> None:
             with pytest.raises(AuthError) as e:
                 k.decrypt(data, CephxAuthorize, KeyUsage.AUTHORIZE)
             shown = dumped(e.value)
-            assert "decrypt_raw" in shown
+            assert "decrypt:" in shown, "the local variables were looked at"
             assert k.secret.hex() not in shown and repr(bytes(k.secret))[2:12] not in shown
 
 

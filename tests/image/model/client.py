@@ -80,7 +80,16 @@ class Client:
         self.cluster.wait_for_latest_osdmap()
 
     def objects(self, where: tuple[str, str]) -> list[str]:
-        return sorted({o.key for o in self.io(where).list_objects()})
+        """Those that are listed, but for what OSDs still list of objects whose snapshots are trimmed."""
+        io = self.io(where)
+        return sorted({o.key for o in io.list_objects() if self.exists(io, o.key)})
+
+    def exists(self, io: Any, name: str) -> bool:
+        try:
+            io.stat(name)
+        except self.rados.ObjectNotFound:
+            return False
+        return True
 
     # ------------------------------------------------------------ RBD
 
