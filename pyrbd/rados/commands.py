@@ -36,7 +36,7 @@ from ..msgr.messages import (
     MPing,
 )
 from ..msgr.messages import Message as MessageFront
-from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr
+from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddrVec
 from .completion import Completion, Event
 from .exceptions import ConnectionShutdown, Error, TimedOut, make_ex
 from .monclient import CommandReply
@@ -174,10 +174,11 @@ class Commands:
 
     # ------------------------------------------------------------ connections
 
-    def _connection(self, kind: int, addr: EntityAddr | None, what: str) -> Connection:
+    def _connection(self, kind: int, addrs: EntityAddrVec, what: str) -> Connection:
         client = self._client
         mon = client.mon
         assert mon is not None
+        addr = addrs.choose(mon.own_addr)
         if addr is None:
             raise make_ex(-errno.EPROTONOSUPPORT, f"{what} has no msgr2 address")
         try:
@@ -228,7 +229,7 @@ class Commands:
 
     # ------------------------------------------------------------ monitors
 
-    def _mon_addr(self, target: str) -> tuple[str, EntityAddr | None] | CommandReply:
+    def _mon_addr(self, target: str) -> tuple[str, EntityAddrVec] | CommandReply:
         monmap = self._client.monmap
         if target.isdigit():
             rank = int(target)
@@ -239,7 +240,7 @@ class Commands:
         info = monmap.mons.get(name)
         if info is None:
             return CommandReply(-errno.ENOENT, b"", f"mon.{name} does not exist")
-        return f"mon.{name}", info.public_addrs.msgr2
+        return f"mon.{name}", info.public_addrs
 
     async def mon(self, target: str, cmd: str, inbuf: Buffer, deadline: float | None) -> CommandReply:
         """A command for one monitor, by name or rank."""
@@ -317,7 +318,7 @@ class Commands:
                 return MCommand(fsid=self._client.monmap.fsid if target is not None else bytes(16), cmd=(cmd,))
 
             try:
-                conn = self._connection(ENTITY_TYPE_MGR, m.active_addrs.msgr2, name)
+                conn = self._connection(ENTITY_TYPE_MGR, m.active_addrs, name)
                 return await self._once(name, conn, front, inbuf, deadline)
             except Broken as e:
                 self._refused(name, e)
@@ -388,7 +389,7 @@ class Commands:
             name = f"osd.{osd}"
             epoch = client.osdmap.epoch
             try:
-                conn = self._connection(ENTITY_TYPE_OSD, client.osdmap.osd_addrs(osd).msgr2, name)
+                conn = self._connection(ENTITY_TYPE_OSD, client.osdmap.osd_addrs(osd), name)
                 return await self._watched(name, osd, conn, front, inbuf, deadline)
             except Broken as e:
                 self._refused(name, e)
@@ -406,7 +407,7 @@ class Commands:
 
         def check() -> None:
             osdmap = self._client.objecter.osdmap
-            if osdmap is not None and (not osdmap.is_up(osd) or osdmap.osd_addrs(osd).msgr2 != conn.target):
+            if osdmap is not None and (not osdmap.is_up(osd) or conn.target not in osdmap.osd_addrs(osd).msgr2):
                 dialog.close(ProtocolError(f"{name} is not at {conn.target} any more", errno=errno.ECONNRESET))
 
         self._client.on_map.append(check)
@@ -456,7 +457,7 @@ class Commands:
         self._service.status = dict(status)
 
     def connection_to_mgr(self, m: MgrMap) -> Connection:
-        return self._connection(ENTITY_TYPE_MGR, m.active_addrs.msgr2, f"mgr.{m.active_name}")
+        return self._connection(ENTITY_TYPE_MGR, m.active_addrs, f"mgr.{m.active_name}")
 
     # ------------------------------------------------------------ the end
 

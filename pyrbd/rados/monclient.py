@@ -195,8 +195,7 @@ class MonClient:
 
     def _candidates(self) -> list[EntityAddr]:
         if self.monmap is not None:
-            known = [m.public_addrs.msgr2 for m in self.monmap.mons.values()]
-            addrs = [a for a in known if a is not None]
+            addrs = [a for m in self.monmap.mons.values() for a in m.public_addrs.msgr2]
             if addrs:
                 return addrs
         return list(self._addrs)
@@ -236,7 +235,11 @@ class MonClient:
         except AuthError as e:
             self._give_up(e)
             return
-        session = Session("mon", conn, self, self.driver, blocking=False)
+        try:
+            session = Session("mon", conn, self, self.driver, blocking=False)
+        except OSError as e:  # a family of addresses that this machine does not have
+            self._errors[addr] = e
+            return
         self._hunting[id(session)] = session
         session.start()
 

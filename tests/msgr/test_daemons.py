@@ -11,7 +11,8 @@ from pyrbd import rados, rbd
 from pyrbd.msgr import connection
 from pyrbd.msgr.compression import ALGORITHMS
 from pyrbd.msgr.frames import BULK_SIZE, MODE_CRC, MODE_SECURE
-from pyrbd.msgr.types import ENTITY_TYPE_OSD
+from pyrbd.msgr.types import ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
+from pyrbd.osdmap import OSDMap
 from pyrbd.testing.native import NativeCluster
 from tests.conftest import native_cluster
 
@@ -165,3 +166,49 @@ def test_ipv6() -> None:
             with rados.Rados(conffile=str(cluster.conf), conf={"ms_client_mode": mode}) as client:
                 use(client)
                 assert "[::1]" in str(client._client.addrs)
+
+
+V4, V6 = (EntityAddr(EntityAddr.TYPE_MSGR2, 7, host, 6800) for host in ("10.0.0.1", "fd00::1"))
+V1 = EntityAddr(EntityAddr.TYPE_LEGACY, 7, "10.0.0.1", 6801)
+
+
+def test_of_several_addresses_one_of_our_family_is_the_first_choice() -> None:
+    both = EntityAddrVec((V1, V6, V4))
+    assert both.msgr2 == (V6, V4)
+    assert [both.choose(None, n) for n in range(3)] == [V6, V4, V6]
+    assert [both.choose(V4, n) for n in range(3)] == [V4, V6, V4]
+    assert [both.choose(V6, n) for n in range(3)] == [V6, V4, V6]
+    assert EntityAddrVec((V6,)).choose(V4) == V6
+    assert EntityAddrVec((V1,)).choose(V4) is None
+
+
+@pytest.mark.parametrize("host", ["fd00::1", "127.0.0.1"])
+def test_an_address_that_cannot_be_reached_is_left_for_another(
+    conf: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = OSDMap.osd_addrs
+
+    def with_another(osdmap: OSDMap, osd: int) -> EntityAddrVec:
+        addrs = real(osdmap, osd)
+        bad = EntityAddr(EntityAddr.TYPE_MSGR2, addrs.msgr2[0].nonce, host, 1)
+        return EntityAddrVec((bad, *addrs.addrs))
+
+    monkeypatch.setattr(OSDMap, "osd_addrs", with_another)
+    with rados.Rados(conffile=conf, conf={"rados_osd_op_timeout": "30"}) as client:
+        use(client) if ":" in host else None
+        with client.open_ioctx("rbd") as io:
+            io.write_full("reached", b"somehow")
+            assert io.read("reached") == b"somehow"
+            io.remove_object("reached")
+
+
+def test_daemons_without_an_address_of_the_new_messenger_are_named(
+    conf: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(OSDMap, "osd_addrs", lambda osdmap, osd: EntityAddrVec((V1,)))
+    with rados.Rados(conffile=conf, conf={"rados_osd_op_timeout": "0.5"}) as client:
+        with client.open_ioctx("rbd") as io, pytest.raises(rados.TimedOut):
+            io.read("anything")
+        with pytest.raises(rados.OSError, match="has no msgr2 address"):
+            client.osd_command(0, '{"prefix": "version"}', b"")
+    assert "no msgr2 address" in caplog.text and "14.2.11" in caplog.text
