@@ -40,7 +40,7 @@ from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, Enti
 from .completion import Completion, Event
 from .exceptions import ConnectionShutdown, Error, TimedOut, make_ex
 from .monclient import CommandReply
-from .objecter import close_session
+from .objecter import PING_INTERVAL, PING_TIMEOUT, close_session
 from .session import Session
 from .target import PgTarget
 
@@ -99,11 +99,19 @@ class Dialog:
         self.on_lost: Callable[[], None] | None = None
         self._session = Session(name, conn, self, client.driver, blocking=False)
         self._ready: Event[None] = self._event(f"{name} did not let us in in time")
+        self._pinger: Any = client.driver.call_later(PING_INTERVAL, self._ping)
         client.dialogs.add(self)
         self._session.start()
 
     def _event(self, message: str) -> Event[Any]:
         return Event(self._client.driver, deadline=self._deadline, on_expire=lambda: TimedOut(message, errno.ETIMEDOUT))
+
+    def _ping(self) -> None:
+        """A daemon may be busy with a command for long, but not silent: neither the kernel nor a map
+        has to tell that it cannot be reached any more."""
+        if self._session.alive:
+            self._pinger = self._client.driver.call_later(PING_INTERVAL, self._ping)
+            self._session.check_alive(PING_INTERVAL, PING_TIMEOUT)
 
     async def ready(self) -> int:
         """Returns the daemon's features when it has let us in. Raises Broken."""
@@ -128,6 +136,7 @@ class Dialog:
 
     def close(self, error: BaseException | None = None) -> None:
         self._client.dialogs.discard(self)
+        self._pinger.cancel()
         close_session(self._session, error or ProtocolError("the command is done"))
 
     # ------------------------------------------------------------ the session's owner
@@ -149,6 +158,7 @@ class Dialog:
     def on_closed(self, session: Session, error: BaseException) -> None:
         self.error = error
         self._client.dialogs.discard(self)
+        self._pinger.cancel()
         broken: BaseException = Broken(str(error))
         broken.__cause__ = error
         if isinstance(error, Error):
