@@ -21,8 +21,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ci.cluster import SYSTEM_PYTHON, NativeCluster, say  # noqa: E402
 from pyrbd import rados, rbd  # noqa: E402
+from pyrbd.testing.base import say  # noqa: E402
+from pyrbd.testing.native import NativeCluster  # noqa: E402
+from pyrbd.testing.programs import SYSTEM_PYTHON  # noqa: E402
 
 WORKER = Path(__file__).parent / "worker.py"
 SIZE = 128 << 20

@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.__main__ import SIZE, WORKLOADS, Side  # noqa: E402
-from ci.cluster import SYSTEM_PYTHON, NativeCluster, say  # noqa: E402
 from pyrbd import rados, rbd  # noqa: E402
+from pyrbd.testing.base import say  # noqa: E402
+from pyrbd.testing.native import NativeCluster  # noqa: E402
+from pyrbd.testing.programs import SYSTEM_PYTHON  # noqa: E402
 
 CHOSEN = [
     "read_4k",

@@ -1,8 +1,7 @@
 """Fixtures: a real cluster for the session, Ceph's own tools as the oracle.
 
-The cluster is a native one, started once; with ``PYRBD_TEST_CLUSTER=external`` the one of
-``$CEPH_CONF`` is used instead. Tests are skipped for what this machine lacks (Ceph's daemons,
-its tools), never for what fails.
+Who provides the cluster is the business of `pyrbd.testing`; tests ask what may be done with it
+(`pytest.mark.pyrbd_needs`). They are skipped for what there is not, never for what fails.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,26 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pyrbd import rados, rbd  # noqa: E402
-from pyrbd.testing.base import Cluster  # noqa: E402
-from pyrbd.testing.external import ExternalCluster  # noqa: E402
-from pyrbd.testing.native import NativeCluster  # noqa: E402
-from pyrbd.testing.native import native_cluster as start_native_cluster  # noqa: E402
-from pyrbd.testing.programs import SYSTEM_PYTHON, missing_programs  # noqa: E402
+from pyrbd.testing import plugin  # noqa: E402
+from pyrbd.testing.base import Cluster, NotOffered  # noqa: E402
+from tests import oracle  # noqa: E402
 
 _numbers = itertools.count(1)
+_configs: list[pytest.Config] = []
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """The fixtures of `pyrbd.testing`, also where pyrbd is not installed but used from its source."""
+    if not pluginmanager.has_plugin("pyrbd"):
+        pluginmanager.register(plugin, "pyrbd")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _configs.append(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _configs.remove(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,37 +49,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @contextmanager
-def native_cluster(**options: Any) -> Iterator[NativeCluster]:
-    """A cluster of one's own for a test; daemons that died without being asked to are a failure."""
-    if not options.get("release") and (missing := missing_programs()):
-        pytest.skip(f"no cluster without {', '.join(missing)}")
-    with start_native_cluster(**options) as cluster:
+def own_cluster(**options: Any) -> Iterator[Cluster]:
+    """A cluster of one's own for a test; daemons that died without being asked to are a failure.
+
+    Its options are those of `NativeCluster.up`, and an `address`; a test for whose options there is no cluster is
+    skipped.
+    """
+    provider = plugin.provider_of(_configs[-1])
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(provider.cluster(**options))
+        except NotOffered as e:
+            pytest.skip(str(e))
+        oracle.know(cluster)
         yield cluster
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(pyrbd_cluster: Cluster) -> Cluster:
     """The running cluster that the tests share."""
-    if os.environ.get("PYRBD_TEST_CLUSTER") == "external":
-        yield ExternalCluster()
-        return
-    with native_cluster() as native:
-        yield native
-
-
-@pytest.fixture(scope="module")
-def monitors() -> Iterator[NativeCluster]:
-    """A cluster of its own with three monitors and one OSD, for tests that stop monitors."""
-    with native_cluster(mons=3, osds=1) as native:
-        yield native
+    oracle.know(pyrbd_cluster)
+    return pyrbd_cluster
 
 
 @pytest.fixture(scope="session")
-def native(cluster: Cluster) -> NativeCluster:
-    """The cluster, when its daemons may be stopped."""
-    if not isinstance(cluster, NativeCluster):
-        pytest.skip("this test stops daemons, which it may not do to an external cluster")
+def daemons(cluster: Cluster) -> Cluster:
+    """The cluster, when its daemons may be killed."""
+    if cluster.can.lacking(["kill_daemon"]):
+        pytest.skip("the daemons of this cluster may not be killed")
     return cluster
+
+
+@pytest.fixture(scope="module")
+def monitors() -> Iterator[Cluster]:
+    """A cluster of its own with three monitors and one OSD, for tests that stop monitors."""
+    with own_cluster(mons=3, osds=1) as several:
+        yield several
 
 
 @pytest.fixture(scope="session")
@@ -79,10 +94,9 @@ def conf(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def handle(conf: str) -> Iterator[rados.Rados]:
+def handle(pyrbd_rados: rados.Rados) -> rados.Rados:
     """A connected client that the tests share."""
-    with rados.Rados(conffile=conf) as connected:
-        yield connected
+    return pyrbd_rados
 
 
 @pytest.fixture
@@ -115,74 +129,73 @@ def image(ioctx: rados.Ioctx, name: str) -> Iterator[rbd.Image]:
 Run = Callable[..., bytes]
 
 
-def _tool(program: str, conf: str) -> Run:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed: there is no oracle for this test")
+def tool_of(cluster: Cluster, program: str) -> Run:
+    """A program of Ceph on this cluster."""
+    if not cluster.can.exec_tools:
+        pytest.skip(f"{program} cannot be run on this cluster: there is no oracle for this test")
 
-    def run(*args: str, check: bool = True, stdin: bytes | None = None) -> bytes:
-        done = subprocess.run([program, "-c", conf, *args], capture_output=True, input=stdin, check=False)
-        if check and done.returncode:
-            raise AssertionError(f"{program} {' '.join(args)}: {done.returncode}\n{done.stderr.decode()}")
-        return done.stdout
+    def run(*args: str, check: bool = True, stdin: bytes | None = None, env: Mapping[str, str] | None = None) -> bytes:
+        return cluster.tool(program, *args, check=check, stdin=stdin, env=env)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def rbd_cli(conf: str) -> Run:
+def rbd_cli(cluster: Cluster) -> Run:
     """Ceph's `rbd`: ``rbd_cli("info", "x")`` gives stdout."""
-    return _tool("rbd", conf)
+    return tool_of(cluster, "rbd")
 
 
 @pytest.fixture(scope="session")
-def ceph_cli(conf: str) -> Run:
+def ceph_cli(cluster: Cluster) -> Run:
     """Ceph's `ceph`."""
-    return _tool("ceph", conf)
+    return tool_of(cluster, "ceph")
 
 
 @pytest.fixture(scope="session")
-def rados_cli(conf: str) -> Run:
+def rados_cli(cluster: Cluster) -> Run:
     """Ceph's `rados`."""
-    return _tool("rados", conf)
+    return tool_of(cluster, "rados")
 
 
 @pytest.fixture(scope="session")
-def bluestore() -> Iterator[str]:
-    """The ceph.conf of a cluster with three bluestore OSDs and one monitor, for what the store
-    in memory does not do well."""
-    with native_cluster(store="bluestore", settings=("osd/osd_max_markdown_count=100000",)) as native:
-        yield str(native.conf)
+def bluestore_cluster() -> Iterator[Cluster]:
+    """A cluster with three bluestore OSDs and one monitor, for what the store in memory does not do well."""
+    with own_cluster(store="bluestore", settings=("osd/osd_max_markdown_count=100000",)) as other:
+        yield other
+
+
+@pytest.fixture(scope="session")
+def bluestore(bluestore_cluster: Cluster) -> str:
+    """The ceph.conf of `bluestore_cluster`."""
+    return str(bluestore_cluster.conf)
 
 
 @pytest.fixture
 def librados(request: pytest.FixtureRequest) -> Callable[[str], Any]:
     """As `librbd`; for the bluestore cluster where a test uses that."""
-    name = "bluestore" if "bluestore" in request.fixturenames else "conf"
-    run: Callable[[str], Any] = _cpp_modules(request.getfixturevalue(name))
-    return run
+    name = "bluestore_cluster" if "bluestore" in request.fixturenames else "cluster"
+    return _cpp_modules(request.getfixturevalue(name))
 
 
 @pytest.fixture(scope="session")
-def librbd(conf: str) -> Callable[[str], Any]:
+def librbd(cluster: Cluster) -> Callable[[str], Any]:
     """Runs code with Ceph's Python modules, with `cluster`, `ioctx`, `rados`, `rbd` at hand;
     gives what it assigns to `result`, through JSON."""
-    return _cpp_modules(conf)
+    return _cpp_modules(cluster)
 
 
-def _cpp_modules(conf: str) -> Callable[[str], Any]:
-    if any("python3" in missing for missing in missing_programs()):
-        pytest.skip("python3-rbd is not installed: there is no oracle for this test")
+def _cpp_modules(cluster: Cluster) -> Callable[[str], Any]:
+    python = tool_of(cluster, "python3")
 
     def run(code: str) -> Any:
         script = (
             "import json, rados, rbd, sys\n"
-            f"cluster = rados.Rados(conffile={conf!r}); cluster.connect()\n"
+            f"cluster = rados.Rados(conffile={cluster.tool_conf!r}); cluster.connect()\n"
             "ioctx = cluster.open_ioctx('rbd')\n"
             f"{code}\n"
             "print(json.dumps(result))\n"
         )
-        done = subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        return json.loads(python("-c", script).splitlines()[-1])
 
     return run

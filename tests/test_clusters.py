@@ -15,10 +15,9 @@ import pytest
 
 from pyrbd.testing.base import ClusterError
 from pyrbd.testing.conf import Shape
-from pyrbd.testing.native import NativeCluster
-from pyrbd.testing.programs import missing_programs
+from pyrbd.testing.native import NativeCluster, native_cluster
+from pyrbd.testing.programs import Programs, missing_programs
 from pyrbd.testing.releases import RELEASES, find_release
-from tests.conftest import native_cluster
 
 needs_ceph = pytest.mark.skipif(bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}")
 
@@ -70,7 +69,7 @@ def test_deaths_and_crashes_are_told(tmp_path_factory: pytest.TempPathFactory) -
         ({"mons": 0}, "1 to 9 monitors"),
         ({"osds": 100}, "1 to 99 OSDs"),
         ({"release": "octopus"}, "unknown release 'octopus': there are nautilus, pacific"),
-        ({"release": "pacific", "cipher": "aes256k"}, "Ceph 16 has keys of the type aes only"),
+        ({"release": "pacific", "cipher": "aes256k"}, "this Ceph 16 has keys of the type aes only"),
         ({"release": "16", "compression": "zstd"}, "Ceph 16 does not compress"),
         ({"compression": "brotli"}, "compression is one of snappy, "),
         ({"modes": "plain"}, "modes is one of secure, crc"),
@@ -89,9 +88,10 @@ def test_settings_that_make_no_sense(tmp_path: Path, options: dict[str, Any], wh
 
 def test_what_a_release_decides() -> None:
     assert find_release("18") is find_release("reef") is RELEASES["reef"]
-    assert Shape().completed(18).cipher == "aes"
-    assert Shape().completed(20).cipher == Shape().completed(20).service_cipher == "aes256k"
-    assert Shape(ec=True).completed(18).store == "bluestore"
+    reef, tentacle = (RELEASES[name].software for name in ("reef", "tentacle"))
+    assert Shape().completed(reef).cipher == "aes"
+    assert Shape().completed(tentacle).cipher == Shape().completed(tentacle).service_cipher == "aes256k"
+    assert Shape(ec=True).completed(reef).store == "bluestore"
 
 
 def needs_packages(release: str) -> None:
@@ -124,6 +124,7 @@ def test_releases_side_by_side(release: str, options: dict[str, Any]) -> None:
         assert native.tool("rbd", "ls").split() == [b"x"]
         with pytest.raises(ClusterError, match=r"rbd info nowhere: exit status 2\n.*No such file"):
             native.tool("rbd", "info", "nowhere")
+        assert Programs.software(native.programs) == RELEASES[release].software
         again = NativeCluster(native.dir)
         assert again.release == release
         assert again.check_daemons() == []

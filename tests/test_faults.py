@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados, rbd
+from pyrbd.testing import Cluster
 
 MIB = 1 << 20
 
@@ -62,26 +62,26 @@ class Workload:
 
 @pytest.mark.timeout(180)
 def test_acknowledged_writes_survive_dying_and_silent_osds(
-    native: NativeCluster, conf: str, ioctx: rados.Ioctx, name: str, rbd_cli: Callable[..., bytes]
+    daemons: Cluster, conf: str, ioctx: rados.Ioctx, name: str, rbd_cli: Callable[..., bytes]
 ) -> None:
     rbd.RBD().create(ioctx, name, 64 * MIB, 20)
     with Workload(conf, name) as load:
         load.progress(200)
-        native.kill("osd.0")
+        daemons.kill("osd.0")
         load.progress(200)
-        native.start("osd.0")
-        native.wait_clean()
+        daemons.start("osd.0")
+        daemons.wait_clean()
         load.progress(200)
-        native.pause("osd.1")  # silent, not closed
+        daemons.pause("osd.1")  # silent, not closed
         load.progress(200)
-        native.resume("osd.1")
-        native.wait_clean()
+        daemons.resume("osd.1")
+        daemons.wait_clean()
         load.progress(200)
-        native.stop("osd.2")
-        native.start("osd.2")
+        daemons.stop("osd.2")
+        daemons.start("osd.2")
         load.progress(200)
     assert load.error is None
-    native.wait_clean()
+    daemons.wait_clean()
     exported = rbd_cli("export", "--no-progress", name, "-")
     for i in range(64):
         last = (load.done - 1 - i) // 64 * 64 + i
@@ -89,9 +89,7 @@ def test_acknowledged_writes_survive_dying_and_silent_osds(
 
 
 @pytest.mark.timeout(120)
-def test_a_request_times_out_when_it_was_told_to(
-    native: NativeCluster, conf: str, ioctx: rados.Ioctx, name: str
-) -> None:
+def test_a_request_times_out_when_it_was_told_to(daemons: Cluster, conf: str, ioctx: rados.Ioctx, name: str) -> None:
     rbd.RBD().create(ioctx, name, 64 * MIB, 20)
     patient = {"rados_osd_op_timeout": "0.5"}
     cluster = rados.Rados(conffile=conf, conf=patient)
@@ -99,7 +97,7 @@ def test_a_request_times_out_when_it_was_told_to(
     with cluster.open_ioctx("rbd") as io, rbd.Image(io, name) as image:
         for i in range(64):
             image.write(b"x" * 10, i * MIB)
-        native.pause("osd.0")
+        daemons.pause("osd.0")
         try:
             slowest = 0.0
             timeouts = 0
@@ -116,27 +114,27 @@ def test_a_request_times_out_when_it_was_told_to(
             assert timeouts, "no object has its primary on osd.0"
             assert 0.5 <= slowest < 0.6
         finally:
-            native.resume("osd.0")
-        native.wait_clean()
+            daemons.resume("osd.0")
+        daemons.wait_clean()
         assert image.read(0, 10) == b"x" * 10
     cluster.shutdown()
 
 
 @pytest.mark.timeout(120)
-def test_the_monitor_comes_back(native: NativeCluster, conf: str) -> None:
+def test_the_monitor_comes_back(daemons: Cluster, conf: str) -> None:
     """Commands wait for it; I/O does not need it."""
     with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as io:
         io.write_full("mon", b"before")
-        native.kill("mon.a")
+        daemons.kill("mon.a")
         for _ in range(50):
             assert io.read("mon") == b"before"
         result, _, status = cluster.mon_command('{"prefix": "osd pool ls"}', b"", timeout=0.5)
         assert result == -errno.ETIMEDOUT and "no monitor answered" in status
-        native.start("mon.a")
+        daemons.start("mon.a")
         result, out, _ = cluster.mon_command('{"prefix": "osd pool ls", "format": "json"}', b"", timeout=30)
         assert result == 0 and "rbd" in json.loads(out)
         io.remove_object("mon")
-    native.wait_clean()
+    daemons.wait_clean()
 
 
 def test_flags_that_pause_the_cluster(conf: str, ioctx: rados.Ioctx, ceph_cli: Callable[..., bytes]) -> None:
@@ -158,7 +156,7 @@ def test_flags_that_pause_the_cluster(conf: str, ioctx: rados.Ioctx, ceph_cli: C
 
 
 def test_groups_are_split_under_load(
-    native: NativeCluster, conf: str, ioctx: rados.Ioctx, name: str, ceph_cli: Callable[..., bytes]
+    daemons: Cluster, conf: str, ioctx: rados.Ioctx, name: str, ceph_cli: Callable[..., bytes]
 ) -> None:
     """pg_num grows: objects move to new groups while they are written."""
     rbd.RBD().create(ioctx, name, 64 * MIB, 20)
@@ -168,7 +166,7 @@ def test_groups_are_split_under_load(
         ceph_cli("osd", "pool", "set", "rbd", "pgp_num", "32")
         load.progress(500)
     assert load.error is None
-    native.wait_clean()
+    daemons.wait_clean()
 
 
 def test_a_notification_reaches_all_watchers(conf: str, ioctx: rados.Ioctx) -> None:
@@ -193,7 +191,7 @@ def test_a_notification_reaches_all_watchers(conf: str, ioctx: rados.Ioctx) -> N
 
 @pytest.mark.timeout(120)
 def test_a_watch_survives_the_death_of_its_osd(
-    native: NativeCluster, ioctx: rados.Ioctx, name: str, rbd_cli: Callable[..., bytes], ceph_cli: Callable[..., bytes]
+    daemons: Cluster, ioctx: rados.Ioctx, name: str, rbd_cli: Callable[..., bytes], ceph_cli: Callable[..., bytes]
 ) -> None:
     """A change of the header is still noticed before the next write."""
     rbd.RBD().create(ioctx, name, 4 * MIB, 20)
@@ -201,7 +199,7 @@ def test_a_watch_survives_the_death_of_its_osd(
         header = f"rbd_header.{image.id()}"
         primary = json.loads(ceph_cli("osd", "map", "rbd", header, "--format", "json"))["acting_primary"]
         image.write(b"old", 0)
-        native.kill(f"osd.{primary}")
+        daemons.kill(f"osd.{primary}")
         image.write(b"old", 0)
         end = time.monotonic() + 40
         while "watcher=" not in rbd_cli("status", name).decode():
@@ -209,10 +207,10 @@ def test_a_watch_survives_the_death_of_its_osd(
             time.sleep(0.2)
         rbd_cli("snap", "create", "--no-progress", f"{name}@s")
         image.write(b"new", 0)
-        native.start(f"osd.{primary}")
+        daemons.start(f"osd.{primary}")
     assert rbd_cli("export", "--no-progress", f"{name}@s", "-")[:3] == b"old"
     rbd_cli("snap", "rm", "--no-progress", f"{name}@s")
-    native.wait_clean()
+    daemons.wait_clean()
 
 
 def test_objects_of_any_kind_of_name(ioctx: rados.Ioctx, rados_cli: Callable[..., bytes]) -> None:

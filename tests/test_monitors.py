@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
-from pyrbd.rados import monclient
+from pyrbd.testing import Cluster
 
 pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(autouse=True)
-def all_of_them_again(monitors: NativeCluster) -> Iterator[None]:
+def all_of_them_again(monitors: Cluster) -> Iterator[None]:
     """Every test begins with a quorum of three."""
     yield
     with rados.Rados(conffile=str(monitors.conf)) as cluster:
@@ -44,7 +43,7 @@ def monitor_of(cluster: rados.Rados) -> str:
     return next(f"mon.{name}" for name, m in mon.monmap.mons.items() if m.public_addrs.msgr2 == target)
 
 
-def test_commands_and_maps_go_on_at_another_monitor_when_ours_dies(monitors: NativeCluster) -> None:
+def test_commands_and_maps_go_on_at_another_monitor_when_ours_dies(monitors: Cluster) -> None:
     with rados.Rados(conffile=str(monitors.conf)) as cluster, cluster.open_ioctx("rbd") as ioctx:
         identity = cluster.get_instance_id()
         ioctx.write_full("object", b"before")
@@ -63,7 +62,7 @@ def test_commands_and_maps_go_on_at_another_monitor_when_ours_dies(monitors: Nat
             monitors.start(ours)
 
 
-def test_a_silent_monitor_does_not_hinder_connecting(monitors: NativeCluster) -> None:
+def test_a_silent_monitor_does_not_hinder_connecting(monitors: Cluster) -> None:
     monitors.pause("mon.c")
     try:
         for _ in range(5):
@@ -76,7 +75,7 @@ def test_a_silent_monitor_does_not_hinder_connecting(monitors: NativeCluster) ->
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files in /proc")
-def test_connections_to_the_slower_monitors_are_closed(monitors: NativeCluster) -> None:
+def test_connections_to_the_slower_monitors_are_closed(monitors: Cluster) -> None:
     """Three are tried at a time; the shutdown may come before the last answer."""
 
     def once() -> None:
@@ -94,10 +93,11 @@ def test_connections_to_the_slower_monitors_are_closed(monitors: NativeCluster) 
         gc.enable()
 
 
-def test_a_monitor_that_falls_silent_is_left(monitors: NativeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monclient, "PING_INTERVAL", 0.5)
-    monkeypatch.setattr(monclient, "PING_TIMEOUT", 2.0)
-    with rados.Rados(conffile=str(monitors.conf)) as cluster:
+IMPATIENT = {"mon_client_ping_interval": "0.5", "mon_client_ping_timeout": "2"}
+
+
+def test_a_monitor_that_falls_silent_is_left(monitors: Cluster) -> None:
+    with rados.Rados(conffile=str(monitors.conf), conf=IMPATIENT) as cluster:
         ours = monitor_of(cluster)
         monitors.pause(ours)
         try:
@@ -107,7 +107,7 @@ def test_a_monitor_that_falls_silent_is_left(monitors: NativeCluster, monkeypatc
             monitors.resume(ours)
 
 
-def test_one_monitor_in_mon_host_is_enough_to_know_all(monitors: NativeCluster, tmp_path: Path) -> None:
+def test_one_monitor_in_mon_host_is_enough_to_know_all(monitors: Cluster, tmp_path: Path) -> None:
     text = monitors.conf.read_text()
     line = next(line for line in text.splitlines() if line.startswith("mon_host"))
     last = line.rpartition("[")[2].rstrip("]")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ci.cluster import NativeCluster
-from tests.conftest import native_cluster
+from pyrbd.testing import Cluster
+from tests.conftest import own_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,15 +81,15 @@ def namespace() -> Iterator[Namespace]:
 
 
 @pytest.fixture
-def reachable(namespace: Namespace) -> Iterator[NativeCluster]:
-    with native_cluster(address=namespace.here, osds=2, settings=("global/osd_pool_default_size=2",)) as native:
-        yield native
+def reachable(namespace: Namespace) -> Iterator[Cluster]:
+    with own_cluster(address=namespace.here, osds=2, settings=("global/osd_pool_default_size=2",)) as started:
+        yield started
 
 
 @pytest.mark.timeout(180)
-def test_a_network_partition_heals(namespace: Namespace, reachable: NativeCluster) -> None:
+def test_a_network_partition_heals(namespace: Namespace, reachable: Cluster) -> None:
     """Short enough for TCP to go on, and long enough for everybody to have given up."""
-    rados_tool = ["rados", "-c", str(reachable.conf), "-p", "rbd"]
+    rados_tool = reachable.argv("rados", "-p", "rbd")
     subprocess.run([*rados_tool, "create", "watched"], check=True)
     client = subprocess.Popen(
         [

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
 from pyrbd.rados import objecter, requests
-from tests.conftest import native_cluster
+from pyrbd.testing import Cluster
+from tests.conftest import own_cluster
 
 BALANCE = rados.LIBRADOS_OPERATION_BALANCE_READS
 LOCALIZE = rados.LIBRADOS_OPERATION_LOCALIZE_READS
@@ -24,10 +24,10 @@ ALL = {"osd.0", "osd.1", "osd.2"}
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[NativeCluster]:
+def store() -> Iterator[Cluster]:
     """Three OSDs, each in a host of its own."""
-    with native_cluster(store="bluestore", settings=("osd/osd_max_markdown_count=100000",)) as native:
-        with rados.Rados(conffile=str(native.conf)) as handle:
+    with own_cluster(store="bluestore", settings=("osd/osd_max_markdown_count=100000",)) as started:
+        with rados.Rados(conffile=str(started.conf)) as handle:
             for osd in range(3):
                 command = {
                     "prefix": "osd crush set",
@@ -36,11 +36,11 @@ def store() -> Iterator[NativeCluster]:
                     "args": ["root=default", f"host=h{osd}"],
                 }
                 assert handle.mon_command(json.dumps(command), b"")[0] == 0
-        native.wait_clean()
-        yield native
+        started.wait_clean()
+        yield started
 
 
-def client(store: NativeCluster, **conf: str) -> rados.Rados:
+def client(store: Cluster, **conf: str) -> rados.Rados:
     return rados.Rados(conffile=str(store.conf), conf=conf)
 
 
@@ -83,7 +83,7 @@ def primary_of(ioctx: rados.Ioctx, oid: str) -> str:
     return f"osd.{osdmap.pg_acting_primary(pool, pg.seed)[0]}"
 
 
-def test_reads_are_spread_over_the_replicas(store: NativeCluster) -> None:
+def test_reads_are_spread_over_the_replicas(store: Cluster) -> None:
     with client(store) as handle, handle.open_ioctx("rbd") as ioctx:
         ioctx.write_full("spread", b"content")
         assert answers(ioctx, "spread", objecter.FLAG_BALANCE_READS, ALL)
@@ -98,7 +98,7 @@ def test_reads_are_spread_over_the_replicas(store: NativeCluster) -> None:
         assert ioctx.read("spread") == b"content"
 
 
-def test_the_nearest_replica_is_read(store: NativeCluster) -> None:
+def test_the_nearest_replica_is_read(store: Cluster) -> None:
     for osd in range(3):
         with client(store, crush_location=f"root=default host=h{osd}") as handle, handle.open_ioctx("rbd") as ioctx:
             for i in range(5):
@@ -109,7 +109,7 @@ def test_the_nearest_replica_is_read(store: NativeCluster) -> None:
             assert read_by(ioctx, f"near {i}", objecter.FLAG_LOCALIZE_READS)[1] == primary_of(ioctx, f"near {i}")
 
 
-def test_what_only_the_primary_does_goes_there(store: NativeCluster) -> None:
+def test_what_only_the_primary_does_goes_there(store: Cluster) -> None:
     """A class method may write, which a replica would pass over in silence."""
     with client(store, rados_replica_read_policy="balance") as handle, handle.open_ioctx("rbd") as ioctx:
         ioctx.write_full("only", b"x")
@@ -125,7 +125,7 @@ def test_what_only_the_primary_does_goes_there(store: NativeCluster) -> None:
 
 @pytest.mark.timeout(180)
 def test_reads_of_replicas_are_never_behind_an_acknowledged_write(
-    store: NativeCluster, monkeypatch: pytest.MonkeyPatch
+    store: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A replica that does not know yet says EAGAIN and the primary is asked; also while OSDs die."""
     decode = objecter.decode_reply

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados, rbd
 from pyrbd.msgr.types import ObjectLocator
 from pyrbd.osdmap.pool import FLAG_EIO
 from pyrbd.rados import objecter
-from tests.conftest import native_cluster
+from pyrbd.testing import Cluster
+from tests.conftest import own_cluster
 from tests.proxy import Fault, redirected
 
 MIB = 1 << 20
@@ -34,7 +34,7 @@ def until(condition: Callable[[], object], what: str, timeout: float = 30) -> No
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[NativeCluster]:
+def store() -> Iterator[Cluster]:
     """A cluster with bluestore OSDs, for erasure-coded pools with overwrites."""
     settings = (
         "osd/osd_max_markdown_count=100000",
@@ -43,12 +43,12 @@ def store() -> Iterator[NativeCluster]:
         "mon/paxos_service_trim_min=5",
         "mon/mon_osd_cache_size=20",
     )
-    with native_cluster(store="bluestore", settings=settings) as native:
-        yield native
+    with own_cluster(store="bluestore", settings=settings) as started:
+        yield started
 
 
 @pytest.fixture
-def cluster(store: NativeCluster) -> Iterator[rados.Rados]:
+def cluster(store: Cluster) -> Iterator[rados.Rados]:
     with rados.Rados(conffile=str(store.conf)) as handle:
         yield handle
 
@@ -147,9 +147,7 @@ def test_a_full_cluster(pool: rados.Ioctx, ceph: Ceph) -> None:
     assert pool.read("a") == b"after"
 
 
-def test_operations_on_a_pool_that_is_deleted_fail(
-    pool: rados.Ioctx, cluster: rados.Rados, store: NativeCluster
-) -> None:
+def test_operations_on_a_pool_that_is_deleted_fail(pool: rados.Ioctx, cluster: rados.Rados, store: Cluster) -> None:
     pool.write_full("a", b"x")
     with rados.Rados(conffile=str(store.conf)) as other, other.open_ioctx(pool.get_pool_name()) as theirs:
 
@@ -171,7 +169,7 @@ def test_operations_on_a_pool_that_is_deleted_fail(
 
 
 def test_a_blocklisted_client_fails_at_once_and_stays_failed(
-    pool: rados.Ioctx, cluster: rados.Rados, ceph: Ceph, store: NativeCluster
+    pool: rados.Ioctx, cluster: rados.Rados, ceph: Ceph, store: Cluster
 ) -> None:
     pool.write_full("a", b"x")
     victim = rados.Rados(conffile=str(store.conf))
@@ -221,7 +219,7 @@ def test_whole_hosts_are_blocklisted_too(cluster: rados.Rados, ceph: Ceph) -> No
 
 
 @pytest.mark.timeout(180)
-def test_a_client_that_is_hundreds_of_epochs_behind(pool: rados.Ioctx, store: NativeCluster, ceph: Ceph) -> None:
+def test_a_client_that_is_hundreds_of_epochs_behind(pool: rados.Ioctx, store: Cluster, ceph: Ceph) -> None:
     """The monitors have trimmed the maps between: it gets a full one and goes on."""
     with redirected() as proxy, rados.Rados(conffile=str(store.conf)) as behind:
         theirs = behind.open_ioctx(pool.get_pool_name())
@@ -245,7 +243,7 @@ def test_a_client_that_is_hundreds_of_epochs_behind(pool: rados.Ioctx, store: Na
 
 
 def test_a_cache_tier_is_written_and_read_first(
-    pool: rados.Ioctx, cluster: rados.Rados, store: NativeCluster, ceph: Ceph
+    pool: rados.Ioctx, cluster: rados.Rados, store: Cluster, ceph: Ceph
 ) -> None:
     base, cache = pool.get_pool_name(), "cache-tier"
     pool.write_full("old", b"in the base")
@@ -272,10 +270,9 @@ def test_a_cache_tier_is_written_and_read_first(
     cluster.delete_pool(cache)
 
 
-def store_tool(store: NativeCluster, *args: str) -> bytes:
-    import subprocess
+def store_tool(store: Cluster, *args: str) -> bytes:
 
-    return subprocess.run(["rados", "-c", str(store.conf), *args], capture_output=True, check=True).stdout
+    return store.tool("rados", *args)
 
 
 def test_a_redirect_is_followed(pool: rados.Ioctx, cluster: rados.Rados, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +315,7 @@ def test_what_is_to_be_asked_again_is_asked_as_a_new_request(
 
 
 @pytest.mark.timeout(120)
-def test_backoffs_are_honoured(store: NativeCluster, pool: rados.Ioctx) -> None:
+def test_backoffs_are_honoured(store: Cluster, pool: rados.Ioctx) -> None:
     """An OSD whose group is peering tells us to wait, and then to go on."""
     done = 0
 
@@ -342,7 +339,7 @@ def test_backoffs_are_honoured(store: NativeCluster, pool: rados.Ioctx) -> None:
         assert numbers == list(range(i, done, 40))
 
 
-def test_an_erasure_coded_data_pool(store: NativeCluster, cluster: rados.Rados, pool: rados.Ioctx, ceph: Ceph) -> None:
+def test_an_erasure_coded_data_pool(store: Cluster, cluster: rados.Rados, pool: rados.Ioctx, ceph: Ceph) -> None:
     ceph("osd erasure-code-profile set", name="two-one", profile=["k=2", "m=1", "crush-failure-domain=osd"])
     ceph("osd pool create", pool="ecdata", pg_num=8, pool_type="erasure", erasure_code_profile="two-one")
     cluster.wait_for_latest_osdmap()
@@ -376,15 +373,12 @@ def test_an_erasure_coded_data_pool(store: NativeCluster, cluster: rados.Rados, 
             expected = image.read(0, 8 * MIB)
             store.start(osd)
             store.wait_clean()
-    import subprocess
-
-    export = ["rbd", "-c", str(store.conf), "export", "--no-progress", f"{pool.get_pool_name()}/image", "-"]
-    assert subprocess.run(export, capture_output=True, check=True).stdout == expected
+    assert store.tool("rbd", "export", "--no-progress", f"{pool.get_pool_name()}/image", "-") == expected
     rbd.RBD().remove(pool, "image")
     cluster.delete_pool("ecdata")
 
 
-def test_memory_is_bounded_with_thousands_of_operations(pool: rados.Ioctx, store: NativeCluster, ceph: Ceph) -> None:
+def test_memory_is_bounded_with_thousands_of_operations(pool: rados.Ioctx, store: Cluster, ceph: Ceph) -> None:
     """Who begins more than may be in flight is held up; all is done in the end, in order."""
     limits = {"objecter_inflight_ops": "40", "objecter_inflight_op_bytes": str(1 << 20)}
     with rados.Rados(conffile=str(store.conf), conf=limits) as small, small.open_ioctx(pool.get_pool_name()) as io:

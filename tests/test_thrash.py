@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ci.cluster import missing_programs
 from ci.thrash import run, succeeded
+from pyrbd.testing.programs import missing_programs
 
 
 @pytest.mark.timeout(420)

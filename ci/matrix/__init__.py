@@ -92,7 +92,7 @@ FORCED = tuple(
 def release_of(name: str) -> str | None:
     """What to ask test clusters for: the distribution's own packages when they are of that release."""
     majors = {"nautilus": 14, "pacific": 16, "reef": 18, "tentacle": 20}
-    if not missing_programs() and Programs().major() == majors[name]:
+    if not missing_programs() and Programs().software().major == majors[name]:
         return None
     return name
 

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from ci.cluster import Commander, NativeCluster
 from ci.thrash.faults import ERASURE, PROFILE, REPLICATED, Thrasher
 from ci.thrash.features import BigTransfers, Lister, Locker, Snapshots, VersionChain, Watcher
 from ci.thrash.workloads import Appender, AsyncioAppender, ImageWriter, Overwriter, Workload
 from pyrbd import rados
+from pyrbd.testing.commander import Commander
+from pyrbd.testing.native import NativeCluster
 from tests.proxy import redirected
 
 HANG = 150.0

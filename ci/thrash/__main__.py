@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from ci.cluster import ClusterError  # noqa: E402
 from ci.thrash import run, succeeded  # noqa: E402
+from pyrbd.testing.base import ClusterError  # noqa: E402
 
 
 def main() -> int:

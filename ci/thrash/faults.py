@@ -7,9 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from ci.cluster import ClusterError, Commander, NativeCluster
 from ci.thrash import victims
 from pyrbd import rados
+from pyrbd.testing.base import ClusterError
+from pyrbd.testing.commander import Commander
+from pyrbd.testing.native import NativeCluster
 from tests.proxy import Fault, Proxy
 
 REPLICATED = "rep"

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ci.cluster import ClusterError
 from ci.thrash.workloads import MAGIC, RECORD
 from pyrbd import rados
+from pyrbd.testing.base import ClusterError
 from tests.proxy import Proxy
 
 PATIENCE = 90.0

@@ -1,13 +1,13 @@
 """Which options of librbd a pool or an image may override, and with what
-(`src/librbd/api/Config.cc`; the options themselves are in `pyrbd.rados.options`)."""
+(`src/librbd/api/Config.cc`; the options themselves are in `pyrbd.rados.option_table`)."""
 
 from __future__ import annotations
 
 import errno
 
 from ..errors import ConfigError
-from ..rados.options import OPTIONS, canonical
-from . import features
+from ..rados.option_table import OPTIONS
+from ..rados.options import canonical
 from .errors import InvalidArgument
 
 _NEVER = frozenset(
@@ -38,8 +38,6 @@ _NOT_OF_IMAGES = frozenset(
         "rbd_journal_splay_width",
     )
 )
-_INTERNAL_FEATURES = features.OPERATIONS | features.MIGRATING | features.NON_PRIMARY | features.DIRTY_CACHE
-_IO_OPERATIONS = {"read": 1, "write": 2, "discard": 4, "write_same": 8, "compare_and_write": 16}
 
 
 def pool_options() -> list[str]:
@@ -58,39 +56,7 @@ def check(option: str, value: str) -> str:
     Raises:
         InvalidArgument: it is not a value of the option.
     """
-    if option == "rbd_default_features":
-        return str(_default_features(value))
-    if option == "rbd_qos_exclude_ops":
-        return str(_bits(option, value, _IO_OPERATIONS))
     try:
         return canonical(option, value)
     except ConfigError as e:
         raise InvalidArgument(str(e), errno.EINVAL) from None
-
-
-def _default_features(value: str) -> int:
-    if not value.strip():
-        return features.features_from_string(OPTIONS["rbd_default_features"][1])
-    bits = _bits("rbd_default_features", value, {name: bit for bit, name in features.NAMES.items()})
-    if value.strip().isdigit() and bits & _INTERNAL_FEATURES:
-        raise InvalidArgument(f"features {features.names(bits & _INTERNAL_FEATURES)} are set by librbd", errno.EINVAL)
-    return bits
-
-
-def _bits(option: str, value: str, names: dict[str, int]) -> int:
-    """The bits of names joined by commas, or of a number."""
-    text = value.strip()
-    if not text:
-        return 0
-    if text.isascii() and text.isdigit():
-        bits = int(text)
-        unknown = bits & ~sum(names.values())
-        if unknown:
-            raise InvalidArgument(f"option {option}: bits {unknown:#x} are not known", errno.EINVAL)
-        return bits
-    bits = 0
-    for word in text.split(","):
-        if word.strip() not in names:
-            raise InvalidArgument(f"option {option}: {word.strip()!r} is not one of {', '.join(names)}", errno.EINVAL)
-        bits |= names[word.strip()]
-    return bits

@@ -77,6 +77,7 @@ class Image:
         self.header: Header
         self.layout: Layout
         self.config = ImageConfig(self.client.config)
+        self.client.config.observe(self._config_changed)
         self.data_io: IoContext = io
         self.snap: Snap | None = None
         self.snap_id = NOSNAP
@@ -212,6 +213,11 @@ class Image:
         """Reads the header again."""
         with await self._refreshing.acquire():
             await self._refresh(depth)
+
+    def _config_changed(self, names: frozenset[str]) -> None:
+        """An option of the client has changed, perhaps that by which a pool tells that its own have."""
+        if any(name.startswith("rbd_") for name in names):
+            self.stale = True
 
     async def current(self) -> None:
         """Refreshes the header if somebody said that it has changed."""

@@ -17,7 +17,8 @@ from ..denc import Decoder, Encoder, MapOf, blob
 from ..log import Log
 from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
-from ..rados.options import OPTIONS, parse_seconds
+from ..rados.option_table import OPTIONS
+from ..rados.options import parse_seconds
 from . import cls_rbd, config_schema, features
 from .errors import InvalidArgument, ReadOnlyImage
 from .notify import MetadataUpdate

@@ -27,7 +27,7 @@ from ..denc import (
     u64,
     uuid,
 )
-from .types import ENTITY_TYPE_NAMES, EntityAddrVec, EntityName, SpgId, Utime
+from .types import ENTITY_TYPE_NAMES, EntityAddr, EntityAddrVec, EntityName, SpgId, Utime
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -146,6 +146,12 @@ WATCH_EVENT_NOTIFY_COMPLETE = 2
 WATCH_EVENT_DISCONNECT = 3
 
 
+class MConfig(Message, type=62):
+    """The options of the monitors' configuration that are for us: all of them, each time."""
+
+    config: Annotated[dict[str, str], MapOf(string, string)]
+
+
 class MWatchNotify(Message, type=44, head=3, oldest=1):
     struct_v: u8
     opcode: u8
@@ -223,19 +229,33 @@ class MonInfo(Struct, version=6, compat=1):
 
     name: string
     public_addrs: EntityAddrVec
-    priority: Annotated[s16, Since(2)] = 0
-    weight: Annotated[s16, Since(4)] = 0
+    priority: Annotated[u16, Since(2)] = 0
+    """Those of the lowest are asked first."""
+    weight: Annotated[u16, Since(4)] = 0
+    """How often, among those of one priority."""
 
 
-class MonMap(Struct, version=10, compat=3):
-    """The monitors of a cluster (`src/mon/MonMap.h`); the part that clients use."""
+class MonFeatures(Struct, version=1, compat=1):
+    """mon_feature_t."""
+
+    features: u64 = 0
+
+
+class MonMap(Struct, version=10, compat=6):
+    """The monitors of a cluster (`src/mon/MonMap.h`)."""
 
     fsid: uuid
     epoch: u32
     last_changed: Utime
     created: Utime
+    persistent_features: int
+    optional_features: int
     mons: dict[str, MonInfo]
     ranks: tuple[str, ...] = ()
+    """Names, in the order of their ranks."""
+    min_mon_release: int = 0
+    """14 is nautilus; 0 when it is not told."""
+    removed_ranks: tuple[int, ...] = ()
     auth_epoch: int = 0
     """Grows when all service secrets were thrown away (squid 19.2.6, tentacle 20.2.4)."""
 
@@ -246,22 +266,28 @@ class MonMap(Struct, version=10, compat=3):
         if struct_v < 6:
             MapOf(string, EntityAddrVec).decode(body)  # addresses only, of v1
         changed, created = Utime.decode(body), Utime.decode(body)
+        persistent = optional = 0
         if struct_v >= 4:
-            for _ in range(2):  # persistent and optional mon_feature_t
-                _raw_struct(body)
+            persistent, optional = MonFeatures.decode(body).features, MonFeatures.decode(body).features
         mons: dict[str, MonInfo] = MapOf(string, MonInfo).decode(body) if struct_v >= 5 else {}
         ranks: tuple[str, ...] = Vector(string).decode(body) if struct_v >= 6 else tuple(sorted(mons))
-        auth_epoch = 0
-        if struct_v >= 10:
-            body.skip(1)  # min_mon_release
-            Vector(u32).decode(body)  # removed_ranks
+        release = body.u8() if struct_v >= 7 else 0
+        removed: tuple[int, ...] = ()
+        if struct_v >= 8:
+            removed = Vector(u32).decode(body)
             body.skip(1)  # strategy
             Vector(string).decode(body)  # disallowed_leaders
+        auth_epoch = 0
+        if struct_v >= 10:
             body.skip(1)  # stretch_mode_enabled
             body.string()  # tiebreaker_mon
             Vector(string).decode(body)  # stretch_marked_down_mons
             auth_epoch = body.u32()
-        return cls(fs, epoch, changed, created, mons, ranks, auth_epoch)
+        return cls(fs, epoch, changed, created, persistent, optional, mons, ranks, release, removed, auth_epoch)
+
+    def name_of(self, addr: EntityAddr | None) -> str | None:
+        """The name of the monitor at a msgr2 address."""
+        return next((name for name, info in self.mons.items() if addr in info.public_addrs.addrs), None)
 
     def encode(self, e: Encoder) -> None:
         raise NotImplementedError("a client does not write monitor maps")

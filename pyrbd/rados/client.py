@@ -10,11 +10,11 @@ import atexit
 import errno
 import os
 import random
+import threading
 import time
 import uuid
 import weakref
 from collections.abc import Callable, Coroutine, Generator
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import AuthError, ProtocolError, PyrbdError
@@ -37,11 +37,12 @@ from ..msgr.osdop import FLAG_BALANCE_READS, FLAG_LOCALIZE_READS, FLAG_READ
 from ..msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from ..osdmap import OSDMap
 from .commands import Commands, Dialog, parse_pgid
-from .completion import Completion, after_fork
-from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, make_ex
+from .completion import Completion, Event, after_fork
+from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, TimedOut, make_ex
+from .hunt import Candidate
 from .messenger import MessengerOptions
 from .monclient import CommandReply, MonClient, features_for_commands
-from .monhost import find_monitors
+from .monhost import find_monitors, needs_dns
 from .objecter import Objecter
 from .op import Op
 from .tickets import Tickets
@@ -85,6 +86,15 @@ class Driver(Protocol):
 READ_POLICIES = {"balance": FLAG_BALANCE_READS, "localize": FLAG_LOCALIZE_READS}
 """`rados_replica_read_policy`: what every read asks for."""
 
+OBSERVED = frozenset(
+    """
+    crush_location rados_mon_op_timeout rados_osd_op_timeout rados_replica_read_policy
+    ms_client_mode ms_crc_data ms_mon_client_mode
+    ms_compress_secure ms_osd_compress_min_size ms_osd_compress_mode ms_osd_compression_algorithm
+    """.split()  # noqa: SIM905
+)
+"""Options that take effect when they change."""
+
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
@@ -104,7 +114,7 @@ class Client:
         self.mon_timeout = 0.0
         self._nonce = random.getrandbits(32)
         self._global_seq = 0
-        self._seq_lock = Lock()
+        self._seq_lock = threading.Lock()
         self._messenger: MessengerOptions | None = None
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
@@ -228,36 +238,88 @@ class Client:
         config = self.config
         limit = timeout if timeout else config.get_float("client_mount_timeout")
         deadline = time.monotonic() + limit if limit else None
-        try:
-            self._messenger = MessengerOptions.from_config(config)
-            addrs = find_monitors(config)
-            tickets = Tickets.of(config)
-        except PyrbdError as e:
-            raise make_ex(-e.errno, str(e)) from e
-        self.op_timeout = config.get_float("rados_osd_op_timeout")
-        self.mon_timeout = config.get_float("rados_mon_op_timeout")
-        self.objecter.throttle.max_ops = config.get_int("objecter_inflight_ops")
-        self.objecter.throttle.max_bytes = config.get_int("objecter_inflight_op_bytes")
-        self.objecter.crush_location = config.crush_location()
-        policy = config.get("rados_replica_read_policy") or "default"
-        self.objecter.read_flags = FLAG_READ | READ_POLICIES.get(policy, 0)
-        self.mon = MonClient(
-            self.driver,
-            addrs,
-            tickets,
-            connect=self.connection,
-            on_map=self.objecter.handle_map,
-            osdmap_epoch=lambda: self.objecter.osdmap.epoch if self.objecter.osdmap else 0,
-        )
-        self.mon.on_subscribed = self.commands.on_front
+        mon = await self._prepare(deadline, limit)
+        mon.on_subscribed = self.commands.on_front
         _clients.add(self)
         try:
-            await self.mon.connect(deadline, limit)
+            await mon.connect(deadline, limit)
         except BaseException:
             self._teardown(ConnectionShutdown("the connection was not made", errno.ESHUTDOWN))
             self.state = "configuring"
             raise
         self.state = "connected"
+        self._configure()
+
+    async def _prepare(self, deadline: float | None, limit: float) -> MonClient:
+        """Reads what has to be known before a monitor is asked anything."""
+        config = self.config
+        try:
+            self._messenger = MessengerOptions.from_config(config)
+            monitors = await self._find_monitors(deadline, limit)
+            tickets = Tickets.of(config)
+        except PyrbdError as e:
+            raise make_ex(-e.errno, str(e)) from e
+        self.mon = MonClient(
+            self.driver,
+            config,
+            monitors,
+            tickets,
+            connect=self.connection,
+            on_map=self.objecter.handle_map,
+            on_config=config.set_from_monitors,
+            osdmap_epoch=lambda: self.objecter.osdmap.epoch if self.objecter.osdmap else 0,
+        )
+        return self.mon
+
+    async def _find_monitors(self, deadline: float | None, limit: float) -> list[Candidate]:
+        """Where the monitors may be. The DNS is asked by a thread of its own: nobody says how long it
+        takes, or that it can be interrupted."""
+        if not needs_dns(self.config):
+            return find_monitors(self.config)
+        event: Event[list[Candidate]] = Event(
+            self.driver,
+            deadline=deadline,
+            on_expire=lambda: TimedOut(
+                f"the DNS did not say within {limit:g} s where the monitors are", errno.ETIMEDOUT
+            ),
+        )
+
+        def ask() -> None:
+            try:
+                found = find_monitors(self.config)
+            except Exception as e:
+                self.driver.defer(event.set_error, e)
+            else:
+                self.driver.defer(event.set_result, found)
+
+        threading.Thread(target=ask, name="pyrbd-dns", daemon=True).start()
+        return await event
+
+    def _configure(self) -> None:
+        """Takes the options as they are now, those from the monitors among them. From now on some of
+        them cannot be changed, and others only by reconnecting."""
+        config, objecter = self.config, self.objecter
+        config.set("fsid", self.fsid)
+        objecter.throttle.max_ops = config.get_int("objecter_inflight_ops")
+        objecter.throttle.max_bytes = config.get_int("objecter_inflight_op_bytes")
+        self._config_changed(OBSERVED)
+        config.observe(self._config_changed)
+        config.started = True
+
+    def _config_changed(self, names: frozenset[str]) -> None:
+        """Some options are heeded when they change (`get_tracked_keys` in librados)."""
+        config = self.config
+        if not names & OBSERVED:
+            return
+        try:
+            self._messenger = MessengerOptions.from_config(config)
+        except PyrbdError as e:
+            _log.warning("%s; connections are made as before", e)
+        self.op_timeout = config.get_float("rados_osd_op_timeout")
+        self.mon_timeout = config.get_float("rados_mon_op_timeout")
+        self.objecter.crush_location = config.crush_location()
+        policy = config.get("rados_replica_read_policy") or "default"
+        self.objecter.read_flags = FLAG_READ | READ_POLICIES.get(policy, 0)
 
     def shutdown(self) -> None:
         """Ends everything; what is in flight fails with ConnectionShutdown. Never hangs."""
@@ -279,6 +341,7 @@ class Client:
         self.objecter.close(error)
         if self.mon is not None:
             self.mon.close(error)
+        self.config.started = False
         if self.state != "shutdown":
             _clients.discard(self)
 
@@ -391,9 +454,19 @@ class Client:
         return time.monotonic() + limit if limit else None
 
     async def ping_monitor(self, mon_id: str) -> str:
-        """What a monitor says of itself, as JSON."""
-        self._mon()
-        return await self.commands.ping(mon_id, self._mon_deadline(None))
+        """What a monitor says of itself, as JSON; before we are connected too, and by monitors
+        without a quorum.
+
+        Raises:
+            ObjectNotFound: there is none of that name; TimedOut after `rados_mon_op_timeout` seconds, or else
+                `mon_client_ping_timeout`.
+        """
+        limit = self.mon_timeout or self.config.get_float("mon_client_ping_timeout")
+        deadline = time.monotonic() + limit
+        if self.state == "connected":
+            return await self.commands.ping(mon_id, deadline)
+        mon = await self._prepare(deadline, limit)
+        return await self.commands.ping_any(mon_id, mon.known, deadline)
 
     @property
     def monmap(self) -> MonMap:

@@ -50,7 +50,8 @@ class ClusterHandle:
 
     Args:
         rados_id: of the client, as in ``admin``; `name` is the same with its type.
-        clustername: what ``$cluster`` stands for in the configuration; ``ceph``.
+        clustername: what ``$cluster`` stands for in the configuration; else it is the name of
+            the file without ``.conf``, or ``ceph``.
         conf_defaults: options that the file may override.
         conffile: a path, or "" for the default places (and ``$CEPH_CONF``); None reads none.
         conf: options that override the file.
@@ -92,7 +93,7 @@ class ClusterHandle:
         if kind not in ("client", "mon", "osd", "mds", "mgr", "auth") or not dot or not ident:
             raise Error(f"rados_initialize failed with error code: {-errno.EINVAL}: {entity!r} is not a name")
         self._config: Config = _translate(
-            Config, entity, text(clustername, "clustername", opt=True) or "ceph", defaults=conf_defaults
+            Config, entity, text(clustername, "clustername", opt=True), defaults=conf_defaults
         )
         if conffile in (self.DEFAULT_CONF_FILES, ""):
             self.conf_read_file(None)
@@ -360,7 +361,6 @@ class Rados(ClusterHandle):
             return self.client.run(self.client.ping_monitor(name))
         client = Client(self._config, ThreadDriver())
         try:
-            client.run(client.connect(None))
             return client.run(client.ping_monitor(name))
         finally:
             client.shutdown()

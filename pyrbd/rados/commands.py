@@ -11,7 +11,7 @@ All of this is coroutines of :class:`~pyrbd.rados.client.Client`, so it works un
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError
@@ -36,11 +36,11 @@ from ..msgr.messages import (
     MPing,
 )
 from ..msgr.messages import Message as MessageFront
-from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddrVec
+from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from .completion import Completion, Event
 from .exceptions import ConnectionShutdown, Error, TimedOut, make_ex
 from .monclient import CommandReply
-from .objecter import PING_INTERVAL, PING_TIMEOUT, close_session
+from .objecter import close_session
 from .session import Session
 from .target import PgTarget
 
@@ -48,12 +48,13 @@ if TYPE_CHECKING:
     from ..denc import Buffer
     from ..msgr.connection import Message, Ready
     from .client import Client
+    from .hunt import Candidate
 
 _log = Log("commands")
 
 RETRY_PAUSE = 0.5
-MON_RETRIES = 2
-"""How often a command to a named monitor is sent again (`mon_client_directed_command_retry`)."""
+CHECK_INTERVAL = 0.5
+"""Seconds between looks at whether a daemon is still there."""
 EMPTY_COUNTERS = b"\x01\x01\x00\x00\x00\x00"
 LOG_LEVELS = {
     "debug": "log-debug",
@@ -97,21 +98,26 @@ class Dialog:
         self.on_front: Callable[[MessageFront], None] | None = None
         """Hears what comes besides an answer."""
         self.on_lost: Callable[[], None] | None = None
+        self._patience = client.config.get_float(
+            "mon_client_hunt_interval" if conn.peer_type == ENTITY_TYPE_MON else "ms_connection_ready_timeout"
+        )
         self._session = Session(name, conn, self, client.driver, blocking=False)
         self._ready: Event[None] = self._event(f"{name} did not let us in in time")
-        self._pinger: Any = client.driver.call_later(PING_INTERVAL, self._ping)
         client.dialogs.add(self)
         self._session.start()
+        self._timer = client.driver.call_later(CHECK_INTERVAL, self._check)
+
+    def _check(self) -> None:
+        """A daemon that is silent may be alive no more; keepalives tell."""
+        if self.error is not None or self not in self._client.dialogs:
+            return
+        config = self._client.config
+        timeout = config.get_float("mon_client_ping_timeout") if self._ready.done else self._patience
+        self._session.check_alive(config.get_float("mon_client_ping_interval"), timeout or float("inf"))
+        self._timer = self._client.driver.call_later(CHECK_INTERVAL, self._check)
 
     def _event(self, message: str) -> Event[Any]:
         return Event(self._client.driver, deadline=self._deadline, on_expire=lambda: TimedOut(message, errno.ETIMEDOUT))
-
-    def _ping(self) -> None:
-        """A daemon may be busy with a command for long, but not silent: neither the kernel nor a map
-        has to tell that it cannot be reached any more."""
-        if self._session.alive:
-            self._pinger = self._client.driver.call_later(PING_INTERVAL, self._ping)
-            self._session.check_alive(PING_INTERVAL, PING_TIMEOUT)
 
     async def ready(self) -> int:
         """Returns the daemon's features when it has let us in. Raises Broken."""
@@ -136,7 +142,7 @@ class Dialog:
 
     def close(self, error: BaseException | None = None) -> None:
         self._client.dialogs.discard(self)
-        self._pinger.cancel()
+        self._timer.cancel()
         close_session(self._session, error or ProtocolError("the command is done"))
 
     # ------------------------------------------------------------ the session's owner
@@ -158,7 +164,6 @@ class Dialog:
     def on_closed(self, session: Session, error: BaseException) -> None:
         self.error = error
         self._client.dialogs.discard(self)
-        self._pinger.cancel()
         broken: BaseException = Broken(str(error))
         broken.__cause__ = error
         if isinstance(error, Error):
@@ -177,6 +182,7 @@ class Commands:
         self._client = client
         self.mgrmap: MgrMap | None = None
         self._mgr_waiters: list[tuple[int, Event[MgrMap]]] = []
+        self._on_mgrmap: list[Callable[[], None]] = []
         self._log_sub = ""
         self._log_version = 0
         self._on_log: Callable[[LogEntry], None] | None = None
@@ -214,13 +220,26 @@ class Commands:
         front: MessageFront | Callable[[int], MessageFront],
         data: Buffer,
         deadline: float | None,
+        gone: Callable[[], bool] | None = None,
+        told: list[Callable[[], None]] | None = None,
     ) -> CommandReply:
+        """One attempt. It ends as well when a map, for which `told` has functions called, says that the
+        daemon is `gone`: it may have fallen silent."""
         dialog = Dialog(self._client, name, conn, deadline)
+
+        def check() -> None:
+            if gone is not None and gone():
+                dialog.close(ProtocolError(f"{name} is not at {conn.target} any more", errno=errno.ECONNRESET))
+
+        if told is not None:
+            told.append(check)
         try:
             features = await dialog.ready()
             message = front if isinstance(front, MessageFront) else front(features)
             answer = await dialog.ask(message, data)
         finally:
+            if told is not None:
+                told.remove(check)
             dialog.close()
         reply: Any = answer.front
         return CommandReply(reply.result, answer.data, reply.status)
@@ -231,7 +250,8 @@ class Commands:
         if self._client.closed:
             raise ConnectionShutdown("the client was shut down", errno.ESHUTDOWN) from None
         if isinstance(cause, AuthError):
-            if not self._client.renew_tickets(cause):
+            # a monitor was shown our key, and the others tickets
+            if name.startswith("mon.") or not self._client.renew_tickets(cause):
                 raise make_ex(-cause.errno, f"{name}: {cause}") from cause
         elif isinstance(cause, DecodeError):
             raise make_ex(-errno.EBADMSG, f"{name}: {cause}") from cause
@@ -254,10 +274,6 @@ class Commands:
 
     async def mon(self, target: str, cmd: str, inbuf: Buffer, deadline: float | None) -> CommandReply:
         """A command for one monitor, by name or rank."""
-        where = self._mon_addr(target)
-        if isinstance(where, CommandReply):
-            return where
-        name, addr = where
         fsid = self._client.monmap.fsid
 
         def front(features: int) -> MessageFront:
@@ -265,23 +281,51 @@ class Commands:
                 return MCommand(fsid=fsid, cmd=(cmd,))
             return MMonCommand(fsid=fsid, cmd=(cmd,))
 
-        for attempt in range(MON_RETRIES + 1):
+        name = f"mon.{target}"
+        for attempt in range(self._client.config.get_int("mon_client_directed_command_retry") + 1):
             if attempt:
                 await self._pause(deadline)
+            where = self._mon_addr(target)  # which may change meanwhile
+            if isinstance(where, CommandReply):
+                return where
+            name, addr = where
             try:
                 return await self._once(name, self._connection(ENTITY_TYPE_MON, addr, name), front, inbuf, deadline)
             except Broken as e:
                 self._refused(name, e)
         return CommandReply(-errno.ENXIO, b"", f"{name} does not answer")
 
-    async def ping(self, mon_id: str, deadline: float | None) -> str:
+    async def ping(self, mon_id: str, deadline: float) -> str:
         """The health of a monitor, as JSON; it need not be in the quorum."""
         where = self._mon_addr(f"mon.{mon_id}")
         if isinstance(where, CommandReply):
             raise make_ex(where.result, where.status)
-        name, addr = where
+        return await self._ping(*where, deadline)
+
+    async def ping_any(self, mon_id: str, candidates: Sequence[Candidate], deadline: float) -> str:
+        """The same, when no map has come yet: asks those of the configuration until one says that it
+        is called so."""
+        import json
+
+        client = self._client
+        tasks = [(c, client.spawn(self._ping(f"mon.{c.name}", EntityAddrVec((c.addr,)), deadline))) for c in candidates]
+        problem: Exception | None = None
+        for candidate, task in tasks:
+            try:
+                text = await task
+                name = json.loads(text)["mon_status"]["name"]
+            except (Error, ValueError, LookupError, TypeError) as e:
+                problem = e if isinstance(e, Error) else problem
+                continue
+            if mon_id in (name, candidate.name, candidate.name.removeprefix("noname-")):
+                return text
+        if problem is not None:
+            raise problem
+        raise make_ex(-errno.ENOENT, f"mon.{mon_id} does not exist")
+
+    async def _ping(self, name: str, addrs: EntityAddrVec, deadline: float) -> str:
         while True:
-            dialog = Dialog(self._client, name, self._connection(ENTITY_TYPE_MON, addr, name), deadline)
+            dialog = Dialog(self._client, name, self._connection(ENTITY_TYPE_MON, addrs, name), deadline)
             try:
                 await dialog.ready()
                 answer = await dialog.ask(MPing())
@@ -289,8 +333,6 @@ class Commands:
                 return answer.front.text
             except Broken as e:
                 self._refused(name, e)
-                if deadline is None:
-                    raise make_ex(-errno.ENXIO, f"{name} does not answer: {e}") from None
             finally:
                 dialog.close()
             await self._pause(deadline)
@@ -327,9 +369,16 @@ class Commands:
                     return MMgrCommand(cmd=(cmd,))
                 return MCommand(fsid=self._client.monmap.fsid if target is not None else bytes(16), cmd=(cmd,))
 
+            def replaced(before: MgrMap = m) -> bool:
+                now = self.mgrmap
+                return now is not None and (now.active_gid, now.active_addrs) != (
+                    before.active_gid,
+                    before.active_addrs,
+                )
+
             try:
                 conn = self._connection(ENTITY_TYPE_MGR, m.active_addrs, name)
-                return await self._once(name, conn, front, inbuf, deadline)
+                return await self._once(name, conn, front, inbuf, deadline, replaced, self._on_mgrmap)
             except Broken as e:
                 self._refused(name, e)
             await self._pause(deadline)
@@ -340,6 +389,9 @@ class Commands:
         """What monitors send for our subscriptions."""
         if isinstance(front, MMgrMap):
             m = self.mgrmap = front.map
+            _log.debug("mgrmap %d: %s", m.epoch, m.active_name if self._has_active(m) else "no active mgr")
+            for check in list(self._on_mgrmap):
+                check()
             ready = [e for after, e in self._mgr_waiters if m.epoch > after and self._has_active(m)]
             self._mgr_waiters = [(after, e) for after, e in self._mgr_waiters if e not in ready]
             for event in ready:
@@ -400,35 +452,18 @@ class Commands:
             epoch = client.osdmap.epoch
             try:
                 conn = self._connection(ENTITY_TYPE_OSD, client.osdmap.osd_addrs(osd), name)
-                return await self._watched(name, osd, conn, front, inbuf, deadline)
+
+                def gone(osd: int = osd, addr: EntityAddr = conn.target) -> bool:
+                    osdmap = client.objecter.osdmap
+                    return osdmap is not None and (not osdmap.is_up(osd) or addr not in osdmap.osd_addrs(osd).msgr2)
+
+                return await self._once(name, conn, front, inbuf, deadline, gone, client.on_map)
             except Broken as e:
                 self._refused(name, e)
             if client.osdmap.epoch == epoch:
                 await self._pause(deadline)
                 await client.wait_for_latest_osdmap()
             fresh = False
-
-    async def _watched(
-        self, name: str, osd: int, conn: Connection, front: MessageFront, data: Buffer, deadline: float | None
-    ) -> CommandReply:
-        """As `_once`, and ends when the map says that the OSD is not there any more: it may
-        have fallen silent."""
-        dialog = Dialog(self._client, name, conn, deadline)
-
-        def check() -> None:
-            osdmap = self._client.objecter.osdmap
-            if osdmap is not None and (not osdmap.is_up(osd) or conn.target not in osdmap.osd_addrs(osd).msgr2):
-                dialog.close(ProtocolError(f"{name} is not at {conn.target} any more", errno=errno.ECONNRESET))
-
-        self._client.on_map.append(check)
-        try:
-            await dialog.ready()
-            answer = await dialog.ask(front, data)
-        finally:
-            self._client.on_map.remove(check)
-            dialog.close()
-        reply: Any = answer.front
-        return CommandReply(reply.result, answer.data, reply.status)
 
     # ------------------------------------------------------------ the cluster's log
 

@@ -1,9 +1,10 @@
 """The monitor client (`src/mon/MonClient.cc`): finds a monitor that answers, logs in,
 keeps the maps coming, runs commands.
 
-Hunting: up to three monitors are tried at a time, the first that lets us in stays. When
-it is lost, or is silent for too long, the hunt begins again with a growing pause, what
-was asked and not answered is asked again, and the subscriptions go on where they were.
+Hunting: a few monitors are tried at a time, the first that lets us in stays. When it is lost,
+is silent for too long, or is no monitor of the cluster any more, the hunt begins again, what was
+asked and not answered is asked again, and the subscriptions go on where they were. Whom to try,
+and for how long, says :mod:`pyrbd.rados.hunt`.
 
 All of this runs in the driver (the background thread, or the event loop); callers wait
 for completions.
@@ -12,10 +13,9 @@ for completions.
 from __future__ import annotations
 
 import errno
-import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +27,7 @@ from ..msgr.messages import (
     PRIO_DEFAULT,
     MAuth,
     MAuthReply,
+    MConfig,
     MGetPoolStats,
     MGetPoolStatsReply,
     MMonCommand,
@@ -46,7 +47,9 @@ from ..msgr.messages import (
 from ..msgr.messages import Message as MessageFront
 from ..msgr.types import ENTITY_TYPE_MON, EntityAddr
 from .completion import Completion, Event
+from .config import short_hostname
 from .exceptions import Error, TimedOut, make_ex
+from .hunt import Candidate, Hunt
 from .objecter import close_session
 from .session import Session
 
@@ -55,18 +58,13 @@ if TYPE_CHECKING:
     from ..msgr.auth import Authenticator
     from ..msgr.connection import Connection, Message, Ready
     from .client import Driver
+    from .config import Config
     from .tickets import Tickets
 
 _log = Log("monclient")
 
-HUNT_PARALLEL = 3
-HUNT_INTERVAL = 3.0
-"""Seconds that a monitor has to let us in before others are tried."""
-HUNT_BACKOFF = 1.5
-HUNT_BACKOFF_MAX = 10.0
-PING_INTERVAL = 10.0
-PING_TIMEOUT = 30.0
-REFUSED_PAUSE = 0.25
+TICK = 1.0
+"""Seconds between looks at whether the monitor is there; less if `mon_client_ping_interval` is."""
 REFUSED_ROUNDS = 3
 """When the proof of our global id was refused so often in a row, we go on as a new client."""
 RENEW_TIMEOUT = 5.0
@@ -115,19 +113,23 @@ class MonClient:
     """One client's relation to the monitors.
 
     Args:
-        addrs: where monitors may be, from the configuration.
+        config: options, which are looked at when they are needed.
+        monitors: where they may be, by the configuration.
         tickets: who we are, and what proves it.
         connect: makes a connection to a kind of daemon at an address.
+        on_config: gets the options of the monitors' own configuration that are for us.
     """
 
     def __init__(
         self,
         driver: Driver,
-        addrs: Sequence[EntityAddr],
+        config: Config,
+        monitors: Sequence[Candidate],
         tickets: Tickets,
         *,
         connect: Callable[[int, EntityAddr, Authenticator], Connection],
         on_map: Callable[[MOSDMap], None],
+        on_config: Callable[[Mapping[str, str]], None],
         osdmap_epoch: Callable[[], int],
     ) -> None:
         self.driver = driver
@@ -137,14 +139,18 @@ class MonClient:
         self.own_addr: EntityAddr | None = None
         self._issued = 0.0
         self._refused = 0
-        self._addrs = list(addrs)
+        self._config = config
+        self._monitors = list(monitors)
         self._connect = connect
         self._on_map = on_map
+        self._on_config = on_config
         self._osdmap_epoch = osdmap_epoch
         self._session: Session | None = None
         self._hunting: dict[int, Session] = {}
-        self._queue: list[EntityAddr] = []
-        self._hunt_interval = HUNT_INTERVAL
+        self._hunt = Hunt(config)
+        self._configured = False
+        """Whether the monitors' configuration has come."""
+        self._config_timer: Any = None
         self._hunt_timer: Any = None
         self._errors: dict[EntityAddr, BaseException] = {}
         self._connected: Event[None] | None = None
@@ -159,6 +165,11 @@ class MonClient:
         self._more_subscriptions: dict[str, int] = {}
         self.on_subscribed: Callable[[MessageFront], None] | None = None
         """Hears what comes for subscriptions other than those for the maps that are kept here."""
+
+    @property
+    def known(self) -> list[Candidate]:
+        """Where monitors may be, by the configuration."""
+        return self._monitors
 
     @property
     def global_id(self) -> int:
@@ -176,10 +187,7 @@ class MonClient:
             self.driver, deadline=deadline, on_expire=lambda: self._connect_timeout(timeout or 0.0)
         )
         self._connected = event
-        if not self._addrs:
-            event.set_error(make_ex(-errno.ENOENT, "no monitor address is configured; set mon_host in ceph.conf"))
-            return event
-        self.driver.defer(self._hunt)
+        self.driver.defer(self._go_hunting)
         return event
 
     def _connect_timeout(self, timeout: float) -> Error:
@@ -187,32 +195,38 @@ class MonClient:
 
     def _explain(self) -> str:
         seen = {str(a): str(e) for a, e in self._errors.items()}
-        for s in self._hunting.values():
+        for s in list(self._hunting.values()):
             seen.setdefault(str(s.conn.target), f"silent at {s.state.value}")
-        for a in self._addrs:
-            seen.setdefault(str(a), "not tried yet")
+        for c in self._monitors:
+            seen.setdefault(str(c.addr), "not tried yet")
+        session = self._session
+        if session is not None:
+            seen[str(session.conn.target)] = "let us in, and sent no maps"
         return "; ".join(f"{a}: {e}" for a, e in seen.items())
 
-    def _candidates(self) -> list[EntityAddr]:
+    def _candidates(self) -> list[Candidate]:
+        """The monitors of the map. When none of them was to be had, also those of the configuration:
+        all may have moved while we were away."""
+        known = []
         if self.monmap is not None:
-            addrs = [a for m in self.monmap.mons.values() for a in m.public_addrs.msgr2]
-            if addrs:
-                return addrs
-        return list(self._addrs)
+            for name, m in self.monmap.mons.items():
+                for addr in m.public_addrs.msgr2:
+                    known.append(Candidate(name, addr, m.priority, m.weight))
+        if known and not self._hunt.rounds:
+            return known
+        addrs = {c.addr for c in known}
+        return known + [c for c in self._monitors if c.addr not in addrs]
 
-    def _hunt(self) -> None:
+    def _go_hunting(self) -> None:
         """Starts sessions to the next monitors; goes on until one is ready."""
         with self.lock:
             if self._closed is not None or self._session is not None:
                 return
-            if not self._queue:
-                self._queue = self._candidates()
-                random.shuffle(self._queue)
-            while self._queue and len(self._hunting) < HUNT_PARALLEL:
-                self._try(self._queue.pop())
+            for candidate in self._hunt.batch(self._candidates(), len(self._hunting)):
+                self._try(candidate)
             if self._hunt_timer is not None:
                 self._hunt_timer.cancel()
-            self._hunt_timer = self.driver.call_later(self._hunt_interval, self._hunt_on)
+            self._hunt_timer = self.driver.call_later(self._hunt.interval, self._hunt_on)
 
     def _hunt_on(self) -> None:
         """Nobody let us in for a while: gives up on them and tries others."""
@@ -221,24 +235,25 @@ class MonClient:
                 return
             stale = list(self._hunting.values())
             for s in stale:
-                silent = ProtocolError(f"silent for {self._hunt_interval:g} s at {s.conn.state.value}", errno=110)
+                silent = ProtocolError(f"silent for {self._hunt.interval:g} s at {s.conn.state.value}", errno=110)
                 self._errors[s.conn.target] = silent
+                _log.info("[%s] %s", s.name, silent)
             self._hunting.clear()
-            self._hunt_interval = min(self._hunt_interval * HUNT_BACKOFF, HUNT_BACKOFF_MAX)
+            self._hunt.silent()
         for s in stale:
             close_session(s, ProtocolError("hunting on"))
-        self._hunt()
+        self._go_hunting()
 
-    def _try(self, addr: EntityAddr) -> None:
+    def _try(self, candidate: Candidate) -> None:
         try:
-            conn = self._connect(ENTITY_TYPE_MON, addr, self.tickets.login())
+            conn = self._connect(ENTITY_TYPE_MON, candidate.addr, self.tickets.login())
         except AuthError as e:
             self._give_up(e)
             return
         try:
-            session = Session("mon", conn, self, self.driver, blocking=False)
+            session = Session(f"mon.{candidate.name}", conn, self, self.driver, blocking=False)
         except OSError as e:  # a family of addresses that this machine does not have
-            self._errors[addr] = e
+            self._errors[candidate.addr] = e
             return
         self._hunting[id(session)] = session
         session.start()
@@ -259,17 +274,19 @@ class MonClient:
             self._session = session
             losers = list(self._hunting.values())
             self._hunting.clear()
-            self._hunt_interval = HUNT_INTERVAL
+            self._hunt.found()
             self._errors.clear()
-            self._queue = []
             self._refused = 0
             self.own_addr = session.conn.own_addr
             self._issued = self.driver.monotonic()
             self.tickets.logged_in(session.conn.auth, ready.auth, ready.global_id, self._issued)
-            _log.info("[mon] in as client.%d at %s", self.global_id, session.conn.target)
+            if self._hunt_timer is not None:
+                self._hunt_timer.cancel()
+            _log.info("[%s] in as client.%d at %s", session.name, self.global_id, session.conn.target)
             self._subscribe(session)
             for tid in sorted(self._pending):
                 p = self._pending[tid]
+                _log.debug("[%s tid=%d] %s asked again", session.name, tid, type(p.front).__name__)
                 session.queue.append(_Send(tid, p.front, p.data))
             for p in self._versions.values():
                 session.queue.append(_Send(0, p.front))
@@ -277,15 +294,26 @@ class MonClient:
             s.abort(ProtocolError("another monitor was faster"))
         self._schedule_renewal()
         if self._ping_timer is None:
-            self._ping_timer = self.driver.call_later(PING_INTERVAL, self._ping)
+            self._ping_timer = self.driver.call_later(self._tick, self._ping)
+        if not self._configured and self._config_timer is None:
+            patience = self._config.get_float("mon_client_hunt_interval")
+            self._config_timer = self.driver.call_later(patience, self._do_without_config)
+
+    def _do_without_config(self) -> None:
+        if not self._configured:
+            _log.info("[mon] no configuration came; doing without")
+            self._configured = True
+            self._check_connected()
 
     def _subscribe(self, session: Session) -> None:
         what = {
             "monmap": SubscribeItem(self.monmap.epoch + 1 if self.monmap else 0),
             "osdmap": SubscribeItem(self._osdmap_epoch() + 1 if self._osdmap_epoch() else 0),
+            "config": SubscribeItem(0),
             **{name: SubscribeItem(start) for name, start in self._more_subscriptions.items()},
         }
-        session.queue.append(_Send(0, MMonSubscribe(what)))
+        _log.debug("[%s] subscribes to %s", session.name, ", ".join(f"{k} from {v.start}" for k, v in what.items()))
+        session.queue.append(_Send(0, MMonSubscribe(what, short_hostname())))
 
     def on_closed(self, session: Session, error: BaseException) -> None:
         with self.lock:
@@ -293,14 +321,16 @@ class MonClient:
             current = session is self._session
             if current:
                 self._session = None
+                self._hunt.lost(session.conn.target)
             if self._closed is not None or not (hunted or current):
                 return
             self._errors[session.conn.target] = error
-            _log.info("[mon] %s: %s", session.conn.target, error)
+            _log.info("[%s] %s at %s: %s", session.name, "lost" if current else "no", session.conn.target, error)
             final = isinstance(error, AuthError) or (
                 isinstance(error, ProtocolError) and error.errno not in (errno.ECONNRESET, errno.ETIMEDOUT)
             )
-            others = bool(self._hunting or self._queue)
+            exhausted = self._hunt.exhausted(self._candidates())
+            others = bool(self._hunting) or not exhausted
             if hunted and isinstance(error, AuthError | DecodeError):
                 # Perhaps the ticket is too old to prove our global id; or this monitor does not know
                 # yet, or any more, what another one would open it with.
@@ -312,15 +342,15 @@ class MonClient:
         if final and not others and self._all_final():
             assert isinstance(error, PyrbdError)
             self._give_up(error)
-        if not others:
-            self.driver.call_later(0.0 if current else REFUSED_PAUSE, self._hunt)
-        elif self._queue:
-            self.driver.defer(self._hunt)
+        if not exhausted:
+            self.driver.defer(self._go_hunting)
+        elif not others:
+            self.driver.call_later(self._hunt.pause, self._go_hunting)
 
     def _all_final(self) -> bool:
         """Every address was tried, and none failed in a way that may pass."""
-        for addr in self._candidates():
-            e = self._errors.get(addr)
+        for candidate in self._candidates():
+            e = self._errors.get(candidate.addr)
             if e is None or not isinstance(e, AuthError | ProtocolError):
                 return False
             if e.errno in (errno.ECONNRESET, errno.ETIMEDOUT):
@@ -334,9 +364,16 @@ class MonClient:
             if self._closed is not None:
                 return
             session = self._session
-            self._ping_timer = self.driver.call_later(PING_INTERVAL, self._ping)
+            self._ping_timer = self.driver.call_later(self._tick, self._ping)
+            if session is not None:
+                self._hunt.calm()
         if session is not None:
-            session.check_alive(PING_INTERVAL / 2, PING_TIMEOUT)
+            timeout = self._config.get_float("mon_client_ping_timeout")
+            session.check_alive(self._config.get_float("mon_client_ping_interval"), timeout or float("inf"))
+
+    @property
+    def _tick(self) -> float:
+        return min(self._config.get_float("mon_client_ping_interval"), TICK)
 
     def _schedule_renewal(self) -> None:
         with self.lock:
@@ -397,10 +434,12 @@ class MonClient:
                 self._overdue_timer = None
             if self._closed is not None:
                 return
+            if session is not None:
+                self._hunt.lost(session.conn.target)
         _log.warning("[mon] %s; logging in again", why)
         if session is not None:
             close_session(session, ProtocolError("logging in again", errno=errno.ECONNRESET))
-        self._hunt()
+        self._go_hunting()
 
     # ------------------------------------------------------------ maps
 
@@ -516,10 +555,11 @@ class MonClient:
             self._on_map(front)
             self._check_connected()
         elif isinstance(front, MMonMap):
-            before, self.monmap = self.monmap, MonMap.from_bytes(front.monmap)
-            if before is not None and before.auth_epoch < self.monmap.auth_epoch:
-                _log.info("[mon] the service secrets were thrown away: all tickets are renewed")
-                self._renew(everything=True)
+            self._on_monmap(session, MonMap.from_bytes(front.monmap))
+        elif isinstance(front, MConfig):
+            _log.debug("[%s] configuration: %s", session.name, ", ".join(sorted(front.config)) or "nothing")
+            self._on_config(front.config)
+            self._configured = True
             self._check_connected()
         elif isinstance(front, MAuthReply):
             self._on_auth_reply(front)
@@ -528,6 +568,7 @@ class MonClient:
         elif isinstance(front, MMonGetVersionReply):
             pending = self._versions.pop(front.handle, None)
             if pending is not None:
+                self._hunt.useful()
                 pending.completion.set_result(front.version)
         elif isinstance(front, MPoolOpReply):
             result = front.result - (1 << 32) if front.result >> 31 else front.result
@@ -540,17 +581,39 @@ class MonClient:
         elif self.on_subscribed is not None:
             self.driver.defer(self.on_subscribed, front)
 
+    def _on_monmap(self, session: Session, new: MonMap) -> None:
+        old = self.monmap
+        if old is not None and old.fsid != new.fsid:
+            raise ProtocolError(f"{session.name} is a monitor of another cluster", errno=errno.ECONNRESET)
+        if old is not None and new.epoch < old.epoch:
+            return
+        self.monmap = new
+        _log.info("[%s] monmap %d: %s", session.name, new.epoch, ", ".join(new.ranks))
+        if old is not None and old.epoch != new.epoch:
+            self._hunt.forget()
+        if old is not None and old.auth_epoch < new.auth_epoch:
+            _log.info("[mon] the service secrets were thrown away: all tickets are renewed")
+            self._renew(everything=True)
+        self._check_connected()
+        target = session.conn.target
+        name = new.name_of(target)
+        if name is not None:
+            session.name = f"mon.{name}"
+        elif old is not None and old.name_of(target) is not None:
+            raise ProtocolError(f"{session.name} at {target} is no monitor any more", errno=errno.ECONNRESET)
+
     def _answer(self, tid: int, result: Any = None, error: Error | None = None) -> None:
         pending = self._pending.pop(tid, None)
         if pending is None:
             return
+        self._hunt.useful()
         if error is not None:
             pending.completion.set_error(error)
         else:
             pending.completion.set_result(result)
 
     def _check_connected(self) -> None:
-        if self._connected is not None and self.monmap is not None and self._osdmap_epoch():
+        if self._connected is not None and self.monmap is not None and self._osdmap_epoch() and self._configured:
             self._connected.set_result(None)
 
     # ------------------------------------------------------------ the end
@@ -571,7 +634,7 @@ class MonClient:
             pending = [*self._pending.values(), *self._versions.values()]
             self._pending.clear()
             self._versions.clear()
-            timers = [self._hunt_timer, self._ping_timer, self._renew_timer, self._overdue_timer]
+            timers = [self._hunt_timer, self._ping_timer, self._config_timer, self._renew_timer, self._overdue_timer]
         for t in timers:
             if t is not None:
                 t.cancel()

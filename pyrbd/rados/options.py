@@ -1,233 +1,56 @@
-"""The options that clients of RADOS and RBD read, with Ceph's types and defaults
-(`src/common/options/*.yaml.in`). Options that only daemons read are not listed; those that
-a ceph.conf shared with daemons contains are kept as text, and `conf_get` gives them back."""
+"""What values options may have, and how `conf_get` shows them (`src/common/options.cc`, `src/common/strtol.cc`)."""
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from ..errors import ConfigError
+from .option_table import (
+    BOOL,
+    DEBUG,
+    FLOAT,
+    INT,
+    LIMITS,
+    MSECS,
+    OPTIONS,
+    SECS,
+    SIZE,
+    STR,
+    UINT,
+    UUID,
+    VALUES,
+)
 
-STR, INT, UINT, FLOAT, BOOL, SIZE, SECS = "str", "int", "uint", "float", "bool", "size", "secs"
-
-OPTIONS: dict[str, tuple[str, str]] = {
-    "admin_socket": (STR, ""),
-    "auth_client_required": (STR, "cephx, none"),
-    "auth_cluster_required": (STR, "cephx"),
-    "auth_service_required": (STR, "cephx"),
-    "auth_supported": (STR, ""),
-    "client_mount_timeout": (SECS, "300"),
-    "crush_location": (STR, ""),
-    "debug_ms": (STR, "0/0"),
-    "debug_objecter": (STR, "0/1"),
-    "debug_rados": (STR, "0/5"),
-    "debug_rbd": (STR, "0/5"),
-    "err_to_stderr": (BOOL, "false"),
-    "fsid": (STR, "00000000-0000-0000-0000-000000000000"),
-    "host": (STR, ""),
-    "key": (STR, ""),
-    "keyfile": (STR, ""),
-    "keyring": (
-        STR,
-        "/etc/ceph/$cluster.$name.keyring,/etc/ceph/$cluster.keyring,/etc/ceph/keyring,/etc/ceph/keyring.bin,",
-    ),
-    "log_file": (STR, ""),
-    "log_to_file": (BOOL, "true"),
-    "log_to_stderr": (BOOL, "false"),
-    "mon_client_hunt_interval": (FLOAT, "3"),
-    "mon_client_hunt_interval_backoff": (FLOAT, "1.5"),
-    "mon_client_hunt_parallel": (UINT, "3"),
-    "mon_client_ping_interval": (FLOAT, "10"),
-    "mon_client_ping_timeout": (FLOAT, "30"),
-    "mon_dns_srv_name": (STR, "ceph-mon"),
-    "mon_host": (STR, ""),
-    "mon_host_override": (STR, ""),
-    "mon_initial_members": (STR, ""),
-    "monmap": (STR, ""),
-    "ms_bind_ipv4": (BOOL, "true"),
-    "ms_bind_ipv6": (BOOL, "false"),
-    "ms_client_mode": (STR, "crc secure"),
-    "ms_compress_secure": (BOOL, "false"),
-    "ms_connection_ready_timeout": (UINT, "10"),
-    "ms_crc_data": (BOOL, "true"),
-    "ms_crc_header": (BOOL, "true"),
-    "ms_mon_client_mode": (STR, "secure crc"),
-    "ms_osd_compress_min_size": (SIZE, "1024"),
-    "ms_osd_compress_mode": (STR, "none"),
-    "ms_osd_compression_algorithm": (STR, "snappy"),
-    "objecter_inflight_op_bytes": (SIZE, "104857600"),
-    "objecter_inflight_ops": (UINT, "1024"),
-    "objecter_tick_interval": (FLOAT, "5"),
-    "objecter_timeout": (FLOAT, "10"),
-    "osd_client_watch_timeout": (UINT, "30"),
-    "osd_pool_default_crush_rule": (INT, "-1"),
-    "osd_pool_default_pg_num": (UINT, "32"),
-    "osd_pool_default_size": (UINT, "3"),
-    "public_addr": (STR, "-"),
-    "rados_mon_op_timeout": (SECS, "0"),
-    "rados_osd_op_timeout": (SECS, "0"),
-    "rados_replica_read_policy": (STR, "default"),
-    "rbd_atime_update_interval": (UINT, "60"),
-    "rbd_auto_exclusive_lock_until_manual_request": (BOOL, "true"),
-    "rbd_balance_parent_reads": (BOOL, "false"),
-    "rbd_balance_snap_reads": (BOOL, "false"),
-    "rbd_blkin_trace_all": (BOOL, "false"),
-    "rbd_blocklist_expire_seconds": (UINT, "0"),
-    "rbd_blocklist_on_break_lock": (BOOL, "true"),
-    "rbd_cache": (BOOL, "true"),
-    "rbd_cache_block_writes_upfront": (BOOL, "false"),
-    "rbd_cache_max_dirty": (SIZE, "25165824"),
-    "rbd_cache_max_dirty_age": (FLOAT, "1"),
-    "rbd_cache_max_dirty_object": (UINT, "0"),
-    "rbd_cache_policy": (STR, "writearound"),
-    "rbd_cache_size": (SIZE, "33554432"),
-    "rbd_cache_target_dirty": (SIZE, "16777216"),
-    "rbd_cache_writethrough_until_flush": (BOOL, "true"),
-    "rbd_clone_copy_on_read": (BOOL, "false"),
-    "rbd_compression_hint": (STR, "none"),
-    "rbd_concurrent_management_ops": (UINT, "10"),
-    "rbd_config_pool_override_update_timestamp": (UINT, "0"),
-    "rbd_default_clone_format": (STR, "auto"),
-    "rbd_default_data_pool": (STR, ""),
-    "rbd_default_features": (STR, "61"),
-    "rbd_default_format": (UINT, "2"),
-    "rbd_default_map_options": (STR, ""),
-    "rbd_default_order": (UINT, "22"),
-    "rbd_default_pool": (STR, "rbd"),
-    "rbd_default_snapshot_quiesce_mode": (STR, "required"),
-    "rbd_default_stripe_count": (UINT, "0"),
-    "rbd_default_stripe_unit": (SIZE, "0"),
-    "rbd_disable_zero_copy_writes": (BOOL, "true"),
-    "rbd_discard_granularity_bytes": (UINT, "65536"),
-    "rbd_discard_on_zeroed_write_same": (BOOL, "true"),
-    "rbd_enable_alloc_hint": (BOOL, "true"),
-    "rbd_invalidate_object_map_on_timeout": (BOOL, "true"),
-    "rbd_io_scheduler": (STR, "simple"),
-    "rbd_io_scheduler_simple_max_delay": (UINT, "0"),
-    "rbd_journal_commit_age": (FLOAT, "5"),
-    "rbd_journal_max_concurrent_object_sets": (UINT, "0"),
-    "rbd_journal_max_payload_bytes": (SIZE, "16384"),
-    "rbd_journal_object_flush_age": (FLOAT, "0"),
-    "rbd_journal_object_flush_bytes": (SIZE, "1048576"),
-    "rbd_journal_object_flush_interval": (UINT, "0"),
-    "rbd_journal_object_max_in_flight_appends": (UINT, "0"),
-    "rbd_journal_object_writethrough_until_flush": (BOOL, "true"),
-    "rbd_journal_order": (UINT, "24"),
-    "rbd_journal_pool": (STR, ""),
-    "rbd_journal_splay_width": (UINT, "4"),
-    "rbd_localize_parent_reads": (BOOL, "false"),
-    "rbd_localize_snap_reads": (BOOL, "false"),
-    "rbd_mirror_concurrent_image_deletions": (UINT, "1"),
-    "rbd_mirror_concurrent_image_syncs": (UINT, "5"),
-    "rbd_mirror_delete_retry_interval": (FLOAT, "30"),
-    "rbd_mirror_image_perf_stats_prio": (INT, "5"),
-    "rbd_mirror_image_policy_migration_throttle": (UINT, "300"),
-    "rbd_mirror_image_policy_rebalance_timeout": (FLOAT, "0"),
-    "rbd_mirror_image_policy_type": (STR, "simple"),
-    "rbd_mirror_image_policy_update_throttle_interval": (FLOAT, "1"),
-    "rbd_mirror_image_state_check_interval": (UINT, "30"),
-    "rbd_mirror_journal_commit_age": (FLOAT, "5"),
-    "rbd_mirror_journal_poll_age": (FLOAT, "5"),
-    "rbd_mirror_leader_heartbeat_interval": (UINT, "5"),
-    "rbd_mirror_leader_max_acquire_attempts_before_break": (UINT, "3"),
-    "rbd_mirror_leader_max_missed_heartbeats": (UINT, "2"),
-    "rbd_mirror_memory_autotune": (BOOL, "true"),
-    "rbd_mirror_memory_base": (SIZE, "805306368"),
-    "rbd_mirror_memory_cache_autotune_interval": (FLOAT, "30"),
-    "rbd_mirror_memory_cache_min": (SIZE, "134217728"),
-    "rbd_mirror_memory_cache_resize_interval": (FLOAT, "5"),
-    "rbd_mirror_memory_expected_fragmentation": (FLOAT, "0.15"),
-    "rbd_mirror_memory_target": (SIZE, "4294967296"),
-    "rbd_mirror_perf_stats_prio": (INT, "5"),
-    "rbd_mirror_pool_replayers_refresh_interval": (UINT, "30"),
-    "rbd_mirror_sync_point_update_age": (FLOAT, "30"),
-    "rbd_mirroring_delete_delay": (UINT, "0"),
-    "rbd_mirroring_max_mirroring_snapshots": (UINT, "5"),
-    "rbd_mirroring_replay_delay": (UINT, "0"),
-    "rbd_mirroring_resync_after_disconnect": (BOOL, "false"),
-    "rbd_move_parent_to_trash_on_remove": (BOOL, "false"),
-    "rbd_move_to_trash_on_remove": (BOOL, "false"),
-    "rbd_move_to_trash_on_remove_expire_seconds": (UINT, "0"),
-    "rbd_mtime_update_interval": (UINT, "60"),
-    "rbd_non_blocking_aio": (BOOL, "true"),
-    "rbd_op_thread_timeout": (UINT, "60"),
-    "rbd_op_threads": (UINT, "1"),
-    "rbd_parent_cache_enabled": (BOOL, "false"),
-    "rbd_persistent_cache_mode": (STR, "disabled"),
-    "rbd_persistent_cache_path": (STR, "/tmp"),
-    "rbd_persistent_cache_size": (UINT, "1073741824"),
-    "rbd_plugins": (STR, ""),
-    "rbd_qos_bps_burst": (UINT, "0"),
-    "rbd_qos_bps_burst_seconds": (UINT, "1"),
-    "rbd_qos_bps_limit": (UINT, "0"),
-    "rbd_qos_exclude_ops": (STR, ""),
-    "rbd_qos_iops_burst": (UINT, "0"),
-    "rbd_qos_iops_burst_seconds": (UINT, "1"),
-    "rbd_qos_iops_limit": (UINT, "0"),
-    "rbd_qos_read_bps_burst": (UINT, "0"),
-    "rbd_qos_read_bps_burst_seconds": (UINT, "1"),
-    "rbd_qos_read_bps_limit": (UINT, "0"),
-    "rbd_qos_read_iops_burst": (UINT, "0"),
-    "rbd_qos_read_iops_burst_seconds": (UINT, "1"),
-    "rbd_qos_read_iops_limit": (UINT, "0"),
-    "rbd_qos_schedule_tick_min": (UINT, "50"),
-    "rbd_qos_write_bps_burst": (UINT, "0"),
-    "rbd_qos_write_bps_burst_seconds": (UINT, "1"),
-    "rbd_qos_write_bps_limit": (UINT, "0"),
-    "rbd_qos_write_iops_burst": (UINT, "0"),
-    "rbd_qos_write_iops_burst_seconds": (UINT, "1"),
-    "rbd_qos_write_iops_limit": (UINT, "0"),
-    "rbd_quiesce_notification_attempts": (UINT, "10"),
-    "rbd_read_from_replica_policy": (STR, "default"),
-    "rbd_readahead_disable_after_bytes": (SIZE, "52428800"),
-    "rbd_readahead_max_bytes": (SIZE, "524288"),
-    "rbd_readahead_trigger_requests": (UINT, "10"),
-    "rbd_request_timed_out_seconds": (UINT, "30"),
-    "rbd_skip_partial_discard": (BOOL, "true"),
-    "rbd_sparse_read_threshold_bytes": (SIZE, "65536"),
-    "rbd_tracing": (BOOL, "false"),
-    "rbd_validate_names": (BOOL, "true"),
-    "rbd_validate_pool": (BOOL, "true"),
+RBD_FEATURES = {
+    "layering": 1 << 0,
+    "striping": 1 << 1,
+    "exclusive-lock": 1 << 2,
+    "object-map": 1 << 3,
+    "fast-diff": 1 << 4,
+    "deep-flatten": 1 << 5,
+    "journaling": 1 << 6,
+    "data-pool": 1 << 7,
+    "operations": 1 << 8,
+    "migrating": 1 << 9,
+    "non-primary": 1 << 10,
+    "dirty-cache": 1 << 11,
 }
-
-LIMITS: dict[str, tuple[float, float | None]] = {
-    "rbd_concurrent_management_ops": (1, None),
-    "rbd_discard_granularity_bytes": (4096, 32 << 20),
-    "rbd_journal_order": (12, 26),
-    "rbd_mirror_concurrent_image_deletions": (1, None),
-    "rbd_mirror_image_perf_stats_prio": (0, 11),
-    "rbd_mirror_image_policy_update_throttle_interval": (1, None),
-    "rbd_mirror_image_state_check_interval": (1, None),
-    "rbd_mirror_leader_heartbeat_interval": (1, None),
-    "rbd_mirror_memory_expected_fragmentation": (0, 1),
-    "rbd_mirror_perf_stats_prio": (0, 11),
-    "rbd_mirroring_max_mirroring_snapshots": (3, None),
-    "rbd_persistent_cache_size": (1 << 30, None),
-    "rbd_qos_bps_burst_seconds": (1, None),
-    "rbd_qos_iops_burst_seconds": (1, None),
-    "rbd_qos_read_bps_burst_seconds": (1, None),
-    "rbd_qos_read_iops_burst_seconds": (1, None),
-    "rbd_qos_schedule_tick_min": (1, None),
-    "rbd_qos_write_bps_burst_seconds": (1, None),
-    "rbd_qos_write_iops_burst_seconds": (1, None),
-    "rbd_quiesce_notification_attempts": (1, None),
-}
-"""The least value, and the greatest."""
-
-VALUES: dict[str, tuple[str, ...]] = {
-    "rbd_cache_policy": ("writethrough", "writeback", "writearound"),
-    "rbd_compression_hint": ("none", "compressible", "incompressible"),
-    "rbd_default_clone_format": ("1", "2", "auto"),
-    "rbd_default_snapshot_quiesce_mode": ("required", "ignore-error", "skip"),
-    "rbd_io_scheduler": ("none", "simple"),
-    "rbd_mirror_image_policy_type": ("none", "simple"),
-    "rbd_persistent_cache_mode": ("disabled", "rwl", "ssd"),
-    "rbd_read_from_replica_policy": ("default", "balance", "localize"),
-}
-"""The only values."""
+_INTERNAL_FEATURES = 0xF00
+"""The features among them that librbd sets by itself."""
+_IO_OPERATIONS = {"read": 1, "write": 2, "discard": 4, "write_same": 8, "compare_and_write": 16}
 
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50, "e": 1 << 60}
-_SPANS = {"": 1.0, "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DAY = 86400
+_SPANS = {
+    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), _DAY),
+    **dict.fromkeys(("w", "wk", "week", "weeks"), 7 * _DAY),
+    **dict.fromkeys(("mo", "month", "months"), 30 * _DAY),
+    **dict.fromkeys(("y", "yr", "year", "years"), 365 * _DAY),
+}
 
 
 def normalize(name: str) -> str:
@@ -251,33 +74,44 @@ def parse_size(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """A time span: ``5``, ``0.5``, ``5s``, ``2m``."""
-    t = text.strip().lower()
-    number = t.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = t[len(number) :].strip()
-    if unit not in _SPANS:
+    """A time span (`parse_timespan`): ``5``, ``5s``, ``1h 30m``; and ``0.5``, which Ceph does not take.
+
+    Raises:
+        ValueError: not of that form.
+    """
+    total, rest = 0.0, text.strip()
+    while rest:
+        digits = rest.lstrip("0123456789.")
+        number, unit = rest[: len(rest) - len(digits)], digits.lstrip()
+        rest = unit.lstrip("abcdefghijklmnopqrstuvwxyz")
+        span = _SPANS.get(unit[: len(unit) - len(rest)])
+        if span is None or not number or (rest and rest == unit):
+            raise ValueError(f"{text!r} is not a time span")
+        total += float(number) * span
+        rest = rest.lstrip()
+    if not total < 1 << 62:
         raise ValueError(f"{text!r} is not a time span")
-    value = float(number) * _SPANS[unit]
-    if not 0 <= value < 1e12:
-        raise ValueError(f"{text!r} is not a time span")
-    return value
+    return total
 
 
 def canonical(name: str, value: str) -> str:
     """The value as `conf_get` shows it.
 
     Raises:
-        ConfigError: EINVAL, not a value of the option's type, or not one that it may have.
+        ConfigError: EINVAL, not a value of the option's type, or not one that it may have; ERANGE for a
+            debug level out of range.
     """
     kind = OPTIONS[name][0] if name in OPTIONS else STR
     try:
+        if name in _SPECIAL:
+            return _SPECIAL[name](value)
         if kind == BOOL:
             low = value.lower()
             if low in ("true", "false"):
                 return low
             return "true" if _decimal(value, -(1 << 31), (1 << 31) - 1) else "false"
-        if kind in (INT, UINT, SIZE):
-            number = _iec(value) if kind == SIZE else _si(value, kind == UINT)
+        if kind in (INT, UINT, SIZE, MSECS):
+            number = _iec(value) if kind == SIZE else _si(value, kind != INT)
             _check_limits(name, number)
             return str(number)
         if kind == FLOAT:
@@ -286,12 +120,76 @@ def canonical(name: str, value: str) -> str:
             _check_limits(name, float(value))
             return f"{float(value):f}"
         if kind == SECS:
-            return f"{parse_seconds(value):g}"
+            seconds = parse_seconds(value)
+            return str(int(seconds)) if seconds == int(seconds) else repr(seconds)
+        if kind == UUID:
+            return _uuid(value)
+        if kind == DEBUG:
+            return _levels(value)
     except ValueError as e:
         raise ConfigError(f"option {name}: {e}", errno=errno.EINVAL) from None
     if name in VALUES and value not in VALUES[name]:
         raise ConfigError(f"option {name}: {value!r} is not one of {', '.join(VALUES[name])}", errno=errno.EINVAL)
     return value
+
+
+def _levels(value: str) -> str:
+    """The level of what is logged, and of what is kept for a crash: ``N/M``, or ``N`` for both."""
+    first, slash, second = value.lstrip().partition("/")
+    n = int(first)
+    try:
+        m = int(second) if slash else None
+    except ValueError:
+        m = None
+    if not 0 <= n <= 99 or not 0 <= (m or 0) <= 99:
+        raise ConfigError(f"{value!r} is not between 0 and 99", errno=errno.ERANGE)
+    return value if m is not None else f"{n}/{n}"
+
+
+def _uuid(value: str) -> str:
+    parts = value.split("-")
+    digits = "".join(parts).lower()
+    if len(digits) != 32 or [len(p) for p in parts] not in ([8, 4, 4, 4, 12], [32]):
+        raise ValueError(f"{value!r} is not a UUID")
+    int(digits, 16)
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _bits(value: str, names: dict[str, int]) -> int:
+    """The bits of names joined by commas, or of a number."""
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        bits = int(text)
+        unknown = bits & ~sum(names.values())
+        if unknown:
+            raise ValueError(f"bits {unknown:#x} are not known")
+        return bits
+    bits = 0
+    for word in text.split(",") if text else ():
+        if word.strip() not in names:
+            raise ValueError(f"{word.strip()!r} is not one of {', '.join(names)}")
+        bits |= names[word.strip()]
+    return bits
+
+
+def _default_features(value: str) -> str:
+    bits = _bits(value, RBD_FEATURES) if value.strip() else int(OPTIONS["rbd_default_features"][1])
+    if value.strip().isdigit() and bits & _INTERNAL_FEATURES:
+        raise ValueError(f"{value!r} has features that are set by librbd")
+    return str(bits)
+
+
+def _pool_name(value: str, instead: str) -> str:
+    return instead if "@" in value or "/" in value else value
+
+
+_SPECIAL: dict[str, Callable[[str], str]] = {
+    "rbd_default_data_pool": lambda value: _pool_name(value, ""),
+    "rbd_default_features": _default_features,
+    "rbd_default_pool": lambda value: _pool_name(value, "rbd") or "rbd",
+    "rbd_qos_exclude_ops": lambda value: str(_bits(value, _IO_OPERATIONS)),
+}
+"""Options with rules of their own (``validator``)."""
 
 
 def _check_limits(name: str, number: float) -> None:

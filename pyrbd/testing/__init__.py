@@ -1,4 +1,4 @@
-"""Real Ceph clusters for tests.
+"""Real Ceph clusters for tests; for pytest by the fixtures of :mod:`.plugin`.
 
     from pyrbd.testing import native_cluster
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,25 @@ for line in iter(sys.stdin.readline, ""):
     r, out, err = c.mon_command(line.strip(), b"", timeout=60)
     print(json.dumps([r, out.decode("utf-8", "replace"), err]), flush=True)
 """
+
+
+def wait_clean(command: Callable[[str], Any], osds: int, timeout: float) -> None:
+    """Waits until so many OSDs are up and all placement groups active+clean; ClusterError after `timeout` seconds.
+
+    The manager's view lags, so its count of placement groups must match the pools'.
+    """
+    end = time.monotonic() + timeout
+    while True:
+        status = command("status")
+        osdmap = status["osdmap"].get("osdmap", status["osdmap"])
+        pgmap = status["pgmap"]
+        clean = sum(s["count"] for s in pgmap.get("pgs_by_state", []) if s["state_name"].startswith("active+clean"))
+        want = sum(p["pg_num"] for p in command("osd dump")["pools"])
+        if osdmap["num_up_osds"] >= osds and clean == pgmap["num_pgs"] == want:
+            return
+        if time.monotonic() > end:
+            raise ClusterError(f"not clean after {timeout:.0f} s")
+        time.sleep(0.1)
 
 
 class Commander:
@@ -62,24 +82,6 @@ class Commander:
             return json.loads(out) if out.strip() else None
         except ValueError:
             return out
-
-    def wait_clean(self, osds: int, timeout: float) -> None:
-        """Waits until so many OSDs are up and all placement groups active+clean; ClusterError after `timeout` s.
-
-        The manager's view lags, so its count of placement groups must match the pools'.
-        """
-        end = time.monotonic() + timeout
-        while True:
-            status = self.command("status")
-            osdmap = status["osdmap"].get("osdmap", status["osdmap"])
-            pgmap = status["pgmap"]
-            clean = sum(s["count"] for s in pgmap.get("pgs_by_state", []) if s["state_name"].startswith("active+clean"))
-            want = sum(p["pg_num"] for p in self.command("osd dump")["pools"])
-            if osdmap["num_up_osds"] >= osds and clean == pgmap["num_pgs"] == want:
-                return
-            if time.monotonic() > end:
-                raise ClusterError(f"not clean after {timeout:.0f} s")
-            time.sleep(0.1)
 
     def close(self) -> None:
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import ClusterError
+from .programs import Software
 
 OSD_SIZE = 4 << 30
 KEY_TYPES = {"aes": (1, 16), "aes256k": (2, 32)}
@@ -47,8 +48,8 @@ class Shape:
     settings: tuple[str, ...] = ()
     """``[section/]key=value`` for the configuration."""
 
-    def completed(self, major: int) -> Shape:
-        """With what was left open, for a release of this number; ClusterError for what it cannot be."""
+    def completed(self, software: Software) -> Shape:
+        """With what was left open, for this version of Ceph; ClusterError for what it cannot be."""
         if not (1 <= self.mons <= 9 and 1 <= self.osds <= 99):
             raise ClusterError("a cluster has 1 to 9 monitors and 1 to 99 OSDs")
         _check("modes", self.modes, ("secure", "crc"))
@@ -60,14 +61,14 @@ class Shape:
         store = self.store or ("bluestore" if self.ec else "memstore")
         if self.ec and (store != "bluestore" or self.osds < 3):
             raise ClusterError("an erasure-coded pool for images needs three OSDs with bluestore")
-        cipher = self.cipher or ("aes256k" if major >= 20 else "aes")
+        cipher = self.cipher or software.key_types[0]
         service_cipher = self.service_cipher or ("aes" if cipher == "aes" else "aes256k")
-        if major < 20 and (cipher, service_cipher) != ("aes", "aes"):
-            raise ClusterError(f"Ceph {major} has keys of the type aes only")
+        if "aes256k" not in software.key_types and (cipher, service_cipher) != ("aes", "aes"):
+            raise ClusterError(f"this Ceph {software.major} has keys of the type aes only")
         if service_cipher != cipher != "both":
             raise ClusterError("another type for the secrets of services than for the keys needs cipher=both")
-        if self.compression and major < 18:
-            raise ClusterError(f"Ceph {major} does not compress connections")
+        if self.compression and software.major < 18:
+            raise ClusterError(f"Ceph {software.major} does not compress connections")
         if self.netns and self.osds > 50:
             raise ClusterError("namespaces are for at most 50 OSDs")
         for setting in self.settings:
@@ -127,12 +128,12 @@ def ports_needed(shape: Shape) -> int:
     return 2 * shape.mons + 8 * shape.osds + 9
 
 
-def monmap_command(shape: Shape, place: Place, path: Path, major: int) -> list[str]:
+def monmap_command(shape: Shape, place: Place, path: Path, software: Software) -> list[str]:
     """The arguments with which `monmaptool` makes the first monitor map."""
     command = ["--create", "--clobber", "--fsid", place.fsid]
     for mon, addr in place.mon_addrs(shape).items():
         command += ["--addv", mon, addr]
-    if major >= 20:
+    if "aes256k" in software.key_types:
         assert shape.service_cipher is not None
         command += ["--auth-service-cipher", shape.service_cipher, "--auth-preferred-cipher", shape.key_type]
         command += ["--auth-allowed-ciphers", "aes,aes256k" if shape.cipher == "both" else shape.key_type]

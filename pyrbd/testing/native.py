@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .base import ClusterError, explain
+from .base import Abilities, ClusterError, explain
+from .commander import wait_clean
 from .conf import Place, Shape, ceph_conf, keyrings, monmap_command, pool_commands, ports_needed, write_private
 from .netns import Network
 from .processes import DaemonProcesses
@@ -49,6 +50,18 @@ class NativeCluster(DaemonProcesses):
                 self._network = Network(self.state["network"], self._osds)
 
     @property
+    def can(self) -> Abilities:
+        return Abilities(
+            exec_tools=True,
+            make_pool=True,
+            configure=True,
+            kill_daemon=True,
+            cut_link=self._network is not None,
+            local_tools=True,
+            second_cluster=True,
+        )
+
+    @property
     def daemons(self) -> list[str]:
         names: list[str] = self.state.get("daemons", [])
         return names
@@ -61,6 +74,10 @@ class NativeCluster(DaemonProcesses):
     def release(self) -> str | None:
         """The release's name; None for the distribution's packages."""
         return self.programs.release
+
+    def describe(self) -> str:
+        what = f"Ceph {self.release or 'of the distribution'}, {self.state.get('store')}"
+        return f"a native cluster ({what}), up in {self.state.get('up_seconds')} s"
 
     # ------------------------------------------------------------ up
 
@@ -107,9 +124,11 @@ class NativeCluster(DaemonProcesses):
             osds, mons, store, msgr, pgs, cipher, service_cipher, modes, compression, ec, netns, tuple(settings)
         )
         programs = programs_of(release)
-        shape.completed(programs.major() if release else 99)  # before anything is installed
+        if release:
+            shape.completed(programs.software())  # before anything is installed
         programs.prepare()
-        shape = shape.completed(programs.major())
+        self._software = programs.software()
+        shape = shape.completed(self._software)
         self._check_directory()
         started = time.monotonic()
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -160,7 +179,7 @@ class NativeCluster(DaemonProcesses):
         for name, text in keyrings(shape).items():
             write_private(self.dir / name, text)
         monmap, keys = self.dir / "monmap", self.dir / "mkfs.keyring"
-        self._call("monmaptool", *monmap_command(shape, place, monmap, self.programs.major()))
+        self._call("monmaptool", *monmap_command(shape, place, monmap, self._software))
         uuids = [str(uuid.uuid4()) for _ in self._osds]
         mons = [f"mon.{mon}" for mon in shape.mon_ids]
         mkfs_mons = [self._spawn(mon, "--mkfs", "--monmap", str(monmap), "--keyring", str(keys)) for mon in mons]
@@ -179,7 +198,7 @@ class NativeCluster(DaemonProcesses):
             self._finish([manager, *(self._spawn(osd) for osd in self._osds)])
             for command in pool_commands(shape):
                 commander.command(**command)
-            commander.wait_clean(shape.osds, timeout)
+            wait_clean(commander.command, shape.osds, timeout)
         except ClusterError as e:
             raise ClusterError(f"{e}; the daemons' logs are in {self.dir / 'log'}") from None
         finally:
@@ -194,7 +213,7 @@ class NativeCluster(DaemonProcesses):
         """Waits until all OSDs are up and all placement groups active+clean."""
         commander = self.commander()
         try:
-            commander.wait_clean(len(self._osds), timeout)
+            wait_clean(commander.command, len(self._osds), timeout)
         finally:
             commander.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 from .base import Cluster, ClusterError, explain
@@ -22,12 +23,23 @@ class LocalTools(Cluster):
         return self.programs.argv(program, "-c", str(self.conf), *args)
 
     def tool(
-        self, program: str, *args: str, check: bool = True, stdin: bytes | None = None, timeout: float = 300
+        self,
+        program: str,
+        *args: str,
+        check: bool = True,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 300,
     ) -> bytes:
         command = self.argv(program, *args)
         try:
             done = subprocess.run(
-                command, capture_output=True, input=stdin, timeout=timeout, env=environment(), check=False
+                command,
+                capture_output=True,
+                input=stdin,
+                timeout=timeout,
+                env={**environment(), **(env or {})},
+                check=False,
             )
         except subprocess.TimeoutExpired:
             raise ClusterError(f"{program} {' '.join(args)}: not done after {timeout:.0f} s") from None

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from .base import ClusterError, say
 
@@ -26,6 +27,25 @@ def environment() -> dict[str, str]:
     for name in _FOREIGN:
         env.pop(name, None)
     return env
+
+
+class Software(NamedTuple):
+    """What decides what a cluster can be like."""
+
+    major: int
+    """16 for pacific."""
+    key_types: tuple[str, ...]
+    """The types of keys that there are, the one of new clusters first."""
+
+
+def software_of(version: str, monmaptool_help: str) -> Software:
+    """From what ``ceph-mon --version`` and ``monmaptool --help`` say."""
+    found = re.search(r"version (\d+)\.", version)
+    if found is None:
+        raise ClusterError(f"ceph-mon --version says {version.strip()!r}")
+    # the point releases that came with the newer type of keys tell by this
+    newer = "--auth-allowed-ciphers" in monmaptool_help
+    return Software(int(found[1]), ("aes256k", "aes") if newer else ("aes",))
 
 
 class Programs:
@@ -44,13 +64,13 @@ class Programs:
         """The command line of a program with these arguments."""
         return [SYSTEM_PYTHON if program == "python3" else program, *args]
 
-    def major(self) -> int:
-        """The major version: 16 for pacific."""
-        done = subprocess.run(self.argv("ceph-mon", "--version"), capture_output=True, env=environment(), check=False)
-        found = re.search(rb"version (\d+)\.", done.stdout)
-        if found is None:
-            raise ClusterError(f"ceph-mon --version: {done.stdout.decode()}{done.stderr.decode()}")
-        return int(found[1])
+    def software(self) -> Software:
+        """What these programs can make."""
+        said = []
+        for command in (self.argv("ceph-mon", "--version"), self.argv("monmaptool", "--help")):
+            done = subprocess.run(command, capture_output=True, env=environment(), check=False)
+            said.append((done.stdout + done.stderr).decode(errors="replace"))
+        return software_of(*said)
 
     def prepare(self) -> None:
         """Installs what is missing."""

@@ -22,24 +22,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .base import ClusterError, explain, say
-from .programs import PACKAGES, Programs, environment
+from .programs import PACKAGES, Programs, Software, environment
 
 
 class Release(NamedTuple):
     """A release, and Debian's suites that have it, the best one first."""
 
     name: str
-    major: int
+    software: Software
     suites: tuple[str, ...]
+
+    @property
+    def major(self) -> int:
+        return self.software.major
 
 
 RELEASES = {
     release.name: release
     for release in (
-        Release("nautilus", 14, ("bullseye",)),
-        Release("pacific", 16, ("bookworm",)),
-        Release("reef", 18, ("trixie",)),
-        Release("tentacle", 20, ("forky", "sid")),
+        Release("nautilus", Software(14, ("aes",)), ("bullseye",)),
+        Release("pacific", Software(16, ("aes",)), ("bookworm",)),
+        Release("reef", Software(18, ("aes",)), ("trixie",)),
+        Release("tentacle", Software(20, ("aes256k", "aes")), ("forky", "sid")),
     )
 }
 # Debian's name of an architecture: the directory of its libraries and its dynamic linker
@@ -100,8 +104,8 @@ class ReleasePrograms(Programs):
     def _modules(self) -> Path:
         return self.prefix / "usr/share/ceph/mgr"
 
-    def major(self) -> int:
-        return self._release.major
+    def software(self) -> Software:
+        return self._release.software
 
     def argv(self, program: str, *args: str) -> list[str]:
         return self._argv(self.prefix, program, *args)

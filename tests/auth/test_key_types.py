@@ -13,7 +13,7 @@ from pyrbd import rados
 from pyrbd.testing.native import NativeCluster
 from tests.auth import checks
 from tests.auth.checks import Checked, KeyTypes
-from tests.conftest import native_cluster
+from tests.conftest import own_cluster
 
 pytestmark = pytest.mark.timeout(400)  # when the release is to be downloaded first
 
@@ -24,7 +24,7 @@ def tentacle() -> Iterator[NativeCluster]:
     if shutil.which("apt-get") is None:
         pytest.skip("tentacle is unpacked from Debian's packages, which this machine has no programs for")
     settings = ["auth_service_ticket_ttl=4"]
-    with native_cluster(release="tentacle", cipher="both", osds=2, settings=settings) as cluster:
+    with own_cluster(release="tentacle", cipher="both", osds=2, settings=settings) as cluster:
         yield cluster
 
 

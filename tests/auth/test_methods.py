@@ -13,7 +13,7 @@ import pytest
 from pyrbd import aio, rados, rbd
 from pyrbd.msgr.auth import AUTH_METHOD_CEPHX, AUTH_METHOD_NONE
 from pyrbd.testing.native import NativeCluster
-from tests.conftest import native_cluster
+from tests.conftest import own_cluster
 
 OPTIONS = ("auth_cluster_required", "auth_service_required", "auth_client_required")
 
@@ -21,7 +21,7 @@ OPTIONS = ("auth_cluster_required", "auth_service_required", "auth_client_requir
 @pytest.fixture(scope="module")
 def open_cluster() -> Iterator[NativeCluster]:
     """A cluster without authentication."""
-    with native_cluster(osds=1, settings=[f"{option}=none" for option in OPTIONS]) as cluster:
+    with own_cluster(osds=1, settings=[f"{option}=none" for option in OPTIONS]) as cluster:
         yield cluster
 
 

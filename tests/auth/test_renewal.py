@@ -15,7 +15,7 @@ from pyrbd import aio, rados, rbd
 from pyrbd.msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MGR, ENTITY_TYPE_OSD
 from pyrbd.rados.monclient import MonClient
 from pyrbd.testing.native import NativeCluster
-from tests.conftest import native_cluster
+from tests.conftest import own_cluster
 from tests.proxy import redirected
 
 pytestmark = pytest.mark.timeout(120)
@@ -27,7 +27,7 @@ RECORD = struct.Struct("<Q")
 def native() -> Iterator[NativeCluster]:
     """Three monitors, whose tickets are good for four seconds, and to ask for others for eight."""
     settings = ["auth_service_ticket_ttl=4", "auth_mon_ticket_ttl=8"]
-    with native_cluster(mons=3, osds=2, settings=settings) as cluster:
+    with own_cluster(mons=3, osds=2, settings=settings) as cluster:
         yield cluster
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyrbd import rados, rbd
+from tests import oracle
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -35,7 +36,7 @@ def both(conf: str, rbd_cli: Run) -> Callable[..., tuple[int, bytes, str]]:
 
     def compare(*args: str) -> tuple[int, bytes, str]:
         ours = run([sys.executable, "-m", "pyrbd"], conf, args)
-        theirs = run(["rbd"], conf, args)
+        theirs = run(oracle.argv(conf, "rbd"), conf, args)
         assert ours[:2] == theirs[:2], (args, ours, theirs)
         return ours
 

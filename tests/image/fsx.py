@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import oracle
 from tests.image.model.client import Client, digest, modules, payload
 from tests.image.model.engine import Mismatch, Raised, Remote, prepare, spec_of
 from tests.image.model.steps import OBJECT_MAP, OTHER, POOL, Generator, Spec, Where, World, discarded
@@ -359,7 +360,7 @@ def exercise(
     import subprocess
 
     def tool(*args: str) -> str:
-        done = subprocess.run(["rbd", "-c", conf, *args], capture_output=True, text=True, check=False)
+        done = subprocess.run(oracle.argv(conf, "rbd", *args), capture_output=True, text=True, check=False)
         if done.returncode:
             raise Mismatch(f"rbd {' '.join(args)}: {done.stdout}{done.stderr}")
         return done.stdout
@@ -394,7 +395,7 @@ def local(conf: str) -> Local:
 
 
 def main() -> int:
-    from ci.cluster import NativeCluster
+    from pyrbd.testing.native import NativeCluster
 
     parser = argparse.ArgumentParser(prog="python -m tests.image.fsx", description=__doc__)
     parser.add_argument("--seed", type=int)

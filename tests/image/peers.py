@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ci.cluster import SYSTEM_PYTHON
+from tests import oracle
 
 _LOOP = """
 import json, sys, threading, time
@@ -44,9 +44,12 @@ class Peer:
     """Another client; `peer.do("image.size()")` gives what that gives there."""
 
     def __init__(self, conf: str, librbd: bool) -> None:
-        imports = "import rados, rbd\n" if librbd else "from pyrbd import rados, rbd\n"
+        if librbd:
+            command = oracle.argv(conf, "python3", "-c", "import rados, rbd\n" + _LOOP, conf)
+        else:
+            command = [sys.executable, "-c", "from pyrbd import rados, rbd\n" + _LOOP, conf]
         self.process = subprocess.Popen(
-            [SYSTEM_PYTHON if librbd else sys.executable, "-c", imports + _LOOP, conf],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -117,9 +117,8 @@ def test_what_is_not_zero() -> None:
     assert data_extents(view) == [(4096, 8192), (3 * MIB, 5)]
 
 
-def test_images_of_format_1(ioctx: rados.Ioctx, name: str, rbd_cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RBD_FORCE_ALLOW_V1", "1")
-    rbd_cli("create", "--image-format", "1", "--order", "20", "--size", "5M", name)
+def test_images_of_format_1(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
+    rbd_cli("create", "--image-format", "1", "--order", "20", "--size", "5M", name, env={"RBD_FORCE_ALLOW_V1": "1"})
     try:
         data = os.urandom(2 * MIB)
         with rbd.Image(ioctx, name) as image:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import directory, features, remove, trash
 from pyrbd.image.image import Image
+from tests import oracle
 
 MIB = 1 << 20
 Run = Callable[..., bytes]
@@ -168,7 +168,7 @@ def test_the_object_map_is_consistent_with_what_is_written(ioctx: rados.Ioctx, n
 
 def test_an_erasure_coded_data_pool(bluestore: str, name: str) -> None:
     def tool(program: str, *args: str) -> bytes:
-        return subprocess.run([program, "-c", bluestore, *args], check=True, capture_output=True).stdout
+        return subprocess.run(oracle.argv(bluestore, program, *args), check=True, capture_output=True).stdout
 
     pool = "ec-data"
     tool("ceph", "osd", "erasure-code-profile", "set", "ec-dir", "k=2", "m=1", "crush-failure-domain=osd")
@@ -359,7 +359,9 @@ sys.stdin.readline()
 print(image.get_name(), "owner" if image.is_exclusive_lock_owner() else "not", flush=True)
 image.close()
 """
-    with subprocess.Popen([SYSTEM_PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+    with subprocess.Popen(
+        oracle.argv(conf, "python3", "-c", code), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as p:
         assert p.stdin is not None and p.stdout is not None
         assert p.stdout.readline() == "owner\n"
         run(ioctx, directory.rename(ioctx._io, name, name + "-new"))

@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import features
 from pyrbd.image.diff import _intersect, _subtract, _union, diff_iterate, snap_set_diff
@@ -27,6 +26,7 @@ from pyrbd.image.image import Image
 from pyrbd.msgr.osdop import NOSNAP
 from pyrbd.msgr.types import CloneInfo, SnapInterval
 from pyrbd.rados.operations import ObjectOperation
+from tests import oracle
 from tests.conftest import Run
 
 HISTORIES = Path(__file__).with_name("histories.py")
@@ -44,9 +44,10 @@ def history(conf: str, name: str, seed: int, **options: Any) -> dict[str, Any]:
     """An image that Ceph's modules made, and what they say of it."""
     if "stripe_unit" in options:
         options["features"] |= features.STRIPINGV2
-    python = os.environ.get("PYRBD_ORACLE_PYTHON", SYSTEM_PYTHON)
+    program = [str(HISTORIES), conf, "rbd", name, str(seed), json.dumps(options)]
+    other = os.environ.get("PYRBD_ORACLE_PYTHON")
     done = subprocess.run(
-        [python, str(HISTORIES), conf, "rbd", name, str(seed), json.dumps(options)],
+        [other, *program] if other else oracle.argv(conf, "python3", *program),
         capture_output=True,
         text=True,
         check=False,

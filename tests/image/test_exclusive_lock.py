@@ -9,7 +9,6 @@ import errno
 import hashlib
 import json
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pyrbd import rados, rbd
 from pyrbd.errors import DecodeError
 from pyrbd.image import exclusive_lock, notify
 from pyrbd.image.exclusive_lock import ExclusiveLock, decode_cookie, encode_cookie
+from tests import oracle
 from tests.image.peers import Failed, Peer, until
 
 Run = Callable[..., bytes]
@@ -284,12 +284,10 @@ globals()["work"] = work
 
 def test_handover_with_rbd_bench(ioctx: rados.Ioctx, conf: str, locked: str, rbd_cli: Run) -> None:
     """`rbd bench` and we write to the same image all the time, each at places of its own."""
-    if shutil.which("rbd") is None:
-        pytest.skip("rbd is not installed")
     with rbd.Image(ioctx, locked) as image:
         image.write(b"first", 0)
         args = ["--io-type", "write", "--io-size", "4K", "--io-threads", "4", "--io-total", "12M"]
-        bench = subprocess.Popen(["rbd", "-c", conf, "bench", *args, locked], stdout=subprocess.PIPE)
+        bench = subprocess.Popen(oracle.argv(conf, "rbd", "bench", *args, locked), stdout=subprocess.PIPE)
         written: dict[int, bytes] = {}
         taken = i = 0
         owner = True

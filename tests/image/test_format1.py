@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -24,12 +22,11 @@ def run(ioctx: rados.Ioctx, coro: Coroutine[Any, Any, T]) -> T:
 
 
 @pytest.fixture
-def rbd_v1(conf: str, rbd_cli: Run) -> Run:
+def rbd_v1(rbd_cli: Run) -> Run:
     """`rbd`, which makes images of format 1 only when it is forced to."""
 
     def call(*args: str) -> bytes:
-        env = {**os.environ, "RBD_FORCE_ALLOW_V1": "1"}
-        return subprocess.run(["rbd", "-c", conf, *args], check=True, capture_output=True, env=env).stdout
+        return rbd_cli(*args, env={"RBD_FORCE_ALLOW_V1": "1"})
 
     return call
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON
 from pyrbd import rados, rbd
 from pyrbd.image import config_schema, directory, errors, metadata
 from pyrbd.image.image import Image
 from pyrbd.rados.io import IoContext
 from pyrbd.rados.operations import ObjectOperation
+from tests import oracle
 
 Run = Callable[..., bytes]
 
@@ -125,7 +125,7 @@ def test_the_owner_of_the_exclusive_lock_changes_metadata_for_others(
             "print('ready', flush=True); sys.stdin.read(); image.close()\n"
         )
         with subprocess.Popen(
-            [SYSTEM_PYTHON, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            oracle.argv(conf, "python3", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None and process.stdin is not None
             assert process.stdout.readline() == "ready\n"

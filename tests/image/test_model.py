@@ -72,10 +72,6 @@ def test_steps_of_a_seed_are_the_same_again() -> None:
 @pytest.fixture(scope="module")
 def model_conf(bluestore: str) -> str:
     """The cluster with erasure-coded pools, with nothing in them."""
-    from ci.cluster import missing_programs
-
-    if missing := missing_programs():
-        pytest.skip(f"no oracle without {', '.join(missing)}")
     prepare(bluestore)
     wipe(bluestore)
     return bluestore

@@ -124,9 +124,8 @@ def test_in_turn_with_librbd(ioctx: rados.Ioctx, name: str, rbd_cli: Run, featur
         purge(rbd_cli, name)
 
 
-def test_images_of_format_1(ioctx: rados.Ioctx, name: str, rbd_cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RBD_FORCE_ALLOW_V1", "1")
-    rbd_cli("create", "--image-format", "1", "--size", "2M", *PLAIN, name)
+def test_images_of_format_1(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
+    rbd_cli("create", "--image-format", "1", "--size", "2M", *PLAIN, name, env={"RBD_FORCE_ALLOW_V1": "1"})
     rng = random.Random(7)
     try:
         with opened(ioctx, name) as image:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import SYSTEM_PYTHON, missing_programs
 from pyrbd import rados, rbd
 from pyrbd.denc import Decoder, Encoder
 from pyrbd.image import cls_rbd, errors, trash
 from pyrbd.rados.io import IoContext
 from pyrbd.rados.operations import ObjectOperation
+from tests import oracle
 
 Run = Callable[..., bytes]
 MIB = 1 << 20
@@ -418,12 +418,9 @@ def test_members_of_groups_stay(io: IoContext, rbd_cli: Run) -> None:
     client.run(trash.move(io, "a"))
 
 
-def test_images_of_format_1_have_no_trash(
-    ioctx: rados.Ioctx, name: str, rbd_cli: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RBD_FORCE_ALLOW_V1", "1")
+def test_images_of_format_1_have_no_trash(ioctx: rados.Ioctx, name: str, rbd_cli: Run) -> None:
     io = ioctx._io
-    rbd_cli("create", "--image-format", "1", "--size", "4M", name)
+    rbd_cli("create", "--image-format", "1", "--size", "4M", name, env={"RBD_FORCE_ALLOW_V1": "1"})
     try:
         with pytest.raises(rbd.OperationNotSupported):
             io.client.run(trash.move(io, name))
@@ -449,10 +446,8 @@ def opened_by_librbd(conf: str, io: IoContext, name: str, do: str) -> Iterator[N
         f"image = rbd.Image(ioctx, {name!r})\n{do}\n"
         "print('ready', flush=True); sys.stdin.read(); image.close()\n"
     )
-    if any("python3" in missing for missing in missing_programs()):
-        pytest.skip("python3-rbd is not installed: there is no oracle for this test")
     with subprocess.Popen(
-        [SYSTEM_PYTHON, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        oracle.argv(conf, "python3", "-c", script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None and process.stdin is not None
         try:

@@ -5,7 +5,8 @@ OSD. What is random on our side is fixed, and the keys of that cluster, which is
 with them, so that the tests can play our part again.
 ``sessions`` and, in secure mode, ``secure`` are of a cluster that is started for it. The others
 are of tentacle with keys of both types, by ``python -m tests.msgr.record NAME CONF [KEYRING]``:
-``aes256k`` is what the name says; ``mixed`` has secrets of services of type aes.
+``aes256k`` is what the name says;
+``mixed`` has secrets of services of type aes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ci.cluster import NativeCluster  # noqa: E402
 from pyrbd.msgr import crypto  # noqa: E402
 from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator  # noqa: E402
 from pyrbd.msgr.connection import Connection, Message, Ready  # noqa: E402
@@ -34,6 +34,7 @@ from pyrbd.rados.config import Config  # noqa: E402
 from pyrbd.rados.keyring import find_key  # noqa: E402
 from pyrbd.rados.monhost import find_monitors  # noqa: E402
 from pyrbd.rados.operations import ObjectOperation  # noqa: E402
+from pyrbd.testing.native import NativeCluster  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 FIXED = 0x0123456789ABCDEF

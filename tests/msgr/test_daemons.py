@@ -13,8 +13,10 @@ from pyrbd.msgr.compression import ALGORITHMS
 from pyrbd.msgr.frames import BULK_SIZE, MODE_CRC, MODE_SECURE
 from pyrbd.msgr.types import ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from pyrbd.osdmap import OSDMap
-from pyrbd.testing.native import NativeCluster
-from tests.conftest import native_cluster
+from pyrbd.testing import Cluster
+from tests.conftest import own_cluster
+
+pytestmark = pytest.mark.timeout(400)  # when a release is to be downloaded first
 
 SIZES = [0, 1, 15, 16, 17, 4096, 16383, 16384, BULK_SIZE - 1, BULK_SIZE, BULK_SIZE + 1, (1 << 20) + 3, 4 << 20]
 NOISE = random.Random(3).randbytes(2 << 20) + b"and what can be compressed " * 80_000
@@ -58,13 +60,13 @@ def test_the_client_chooses_where_the_cluster_allows_both(conf: str, mode: str, 
 
 
 @pytest.fixture(scope="module", params=["secure", "crc"])
-def forced(request: pytest.FixtureRequest) -> Iterator[tuple[str, NativeCluster]]:
+def forced(request: pytest.FixtureRequest) -> Iterator[tuple[str, Cluster]]:
     """A cluster of which all daemons speak one mode."""
-    with native_cluster(osds=1, modes=request.param) as cluster:
+    with own_cluster(osds=1, modes=request.param) as cluster:
         yield request.param, cluster
 
 
-def test_a_cluster_that_allows_one_mode(forced: tuple[str, NativeCluster]) -> None:
+def test_a_cluster_that_allows_one_mode(forced: tuple[str, Cluster]) -> None:
     mode, cluster = forced
     both = {"ms_client_mode": "crc secure", "ms_mon_client_mode": "crc secure"}
     with rados.Rados(conffile=str(cluster.conf), conf=both) as client:
@@ -78,7 +80,7 @@ def test_a_cluster_that_allows_one_mode(forced: tuple[str, NativeCluster]) -> No
             rbd.RBD().remove(io, "an image")
 
 
-def test_the_other_mode_is_refused_with_the_option_to_set(forced: tuple[str, NativeCluster]) -> None:
+def test_the_other_mode_is_refused_with_the_option_to_set(forced: tuple[str, Cluster]) -> None:
     mode, cluster = forced
     other = "crc" if mode == "secure" else "secure"
     with pytest.raises(rados.OSError, match=f"in mode {mode}.*ms_mon_client_mode") as caught:
@@ -101,7 +103,7 @@ def test_modes_that_do_not_exist_are_refused_when_connecting(conf: str, option: 
 def test_without_checksums_where_both_sides_leave_them_out() -> None:
     """Older releases than quincy do not know how."""
     with (
-        native_cluster(release="reef", osds=1, settings=["ms_crc_data=false"]) as cluster,
+        own_cluster(release="reef", osds=1, settings=["ms_crc_data=false"]) as cluster,
         rados.Rados(conffile=str(cluster.conf), conf={"ms_crc_data": "false"}) as client,
     ):
         use(client)
@@ -111,7 +113,7 @@ def test_without_checksums_where_both_sides_leave_them_out() -> None:
 
 
 @pytest.fixture(scope="module", params=["reef", "tentacle"])
-def compressing(request: pytest.FixtureRequest) -> Iterator[tuple[str, NativeCluster]]:
+def compressing(request: pytest.FixtureRequest) -> Iterator[tuple[str, Cluster]]:
     """OSDs that compress. Among themselves with snappy, as zstd aborts them; and without a throttle for
     clients, which takes the compressed size and gives back the other, and aborts them as well."""
     settings = [
@@ -120,7 +122,7 @@ def compressing(request: pytest.FixtureRequest) -> Iterator[tuple[str, NativeClu
         "osd/ms_compress_secure=true",
         "osd/osd_client_message_size_cap=0",
     ]
-    with native_cluster(release=request.param, cipher="aes", osds=1, settings=settings) as cluster:
+    with own_cluster(release=request.param, cipher="aes", osds=1, settings=settings) as cluster:
         yield request.param, cluster
 
 
@@ -133,7 +135,7 @@ def compressed_options(name: str, mode: str) -> dict[str, str]:
     }
 
 
-def test_osds_do_not_compress_for_clients_and_all_is_well(compressing: tuple[str, NativeCluster]) -> None:
+def test_osds_do_not_compress_for_clients_and_all_is_well(compressing: tuple[str, Cluster]) -> None:
     """CompressorRegistry::get_mode knows OSDs only: a client asks, and is told no."""
     _, cluster = compressing
     with rados.Rados(conffile=str(cluster.conf), conf=compressed_options("zstd", "crc")) as client:
@@ -144,7 +146,7 @@ def test_osds_do_not_compress_for_clients_and_all_is_well(compressing: tuple[str
 @pytest.mark.parametrize("mode", ["crc", "secure"])
 @pytest.mark.parametrize("name", ["snappy", "zstd", "lz4", "zlib"])
 def test_what_osds_say_to_each_other_is_understood(
-    compressing: tuple[str, NativeCluster], name: str, mode: str, monkeypatch: pytest.MonkeyPatch
+    compressing: tuple[str, Cluster], name: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To somebody who says that he is an OSD, they compress: all that is sent and received."""
     release, cluster = compressing
@@ -161,7 +163,7 @@ def test_what_osds_say_to_each_other_is_understood(
 
 def test_ipv6() -> None:
     settings = ["ms_bind_ipv6=true", "ms_bind_ipv4=false"]
-    with native_cluster(address="::1", osds=1, settings=settings) as cluster:
+    with own_cluster(address="::1", osds=1, settings=settings) as cluster:
         for mode in ("crc", "secure"):
             with rados.Rados(conffile=str(cluster.conf), conf={"ms_client_mode": mode}) as client:
                 use(client)

@@ -13,9 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from ci.cluster import Commander, NativeCluster  # noqa: E402
 from pyrbd import rados  # noqa: E402
 from pyrbd.msgr.messages import MOSDMap  # noqa: E402
+from pyrbd.testing.commander import Commander  # noqa: E402
+from pyrbd.testing.native import NativeCluster  # noqa: E402
 
 DATA = Path(__file__).parent / "data"
 

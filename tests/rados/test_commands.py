@@ -15,20 +15,19 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
-from pyrbd.rados import commands
-from tests.conftest import native_cluster
+from pyrbd.testing import Cluster
+from tests.conftest import own_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 CEPH = "/usr/bin/ceph"
 
 
 @pytest.fixture(scope="module")
-def own() -> Iterator[NativeCluster]:
+def own() -> Iterator[Cluster]:
     """A cluster whose mgr may be killed."""
-    with native_cluster(osds=1, store="bluestore") as native:
-        yield native
+    with own_cluster(osds=1, store="bluestore") as started:
+        yield started
 
 
 def command(prefix: str, **args: Any) -> str:
@@ -210,7 +209,7 @@ def test_input_and_output(handle: rados.Rados, librados: Callable[[str], Any]) -
 
 
 @pytest.mark.timeout(120)
-def test_the_mgr_may_die_and_come_back(own: NativeCluster) -> None:
+def test_the_mgr_may_die_and_come_back(own: Cluster) -> None:
     with rados.Rados(conffile=str(own.conf)) as cluster:
         assert cluster.mgr_command(command("pg stat"), b"", timeout=60)[0] == 0
         for _ in range(2):
@@ -234,38 +233,7 @@ def test_the_mgr_may_die_and_come_back(own: NativeCluster) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_silent_mgr_is_noticed(own: NativeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody says that it cannot be reached: it is asked, and connected to again."""
-    monkeypatch.setattr(commands, "PING_INTERVAL", 0.2)
-    monkeypatch.setattr(commands, "PING_TIMEOUT", 0.5)
-    with rados.Rados(conffile=str(own.conf)) as cluster:
-        assert cluster.mgr_command(command("pg stat"), b"", timeout=60)[0] == 0
-        begun: list[str] = []
-        started = commands.Dialog.__init__
-
-        def counted(self: commands.Dialog, client: Any, name: str, conn: Any, deadline: Any) -> None:
-            begun.append(name)
-            started(self, client, name, conn, deadline)
-
-        monkeypatch.setattr(commands.Dialog, "__init__", counted)
-        answers: list[Any] = []
-        asker = threading.Thread(target=lambda: answers.append(cluster.mgr_command(command("pg stat"), b"")))
-        own.pause("mgr.x")
-        try:
-            asker.start()
-            end = time.monotonic() + 30
-            while len(begun) < 2:
-                assert time.monotonic() < end, "it is waited for"
-                time.sleep(0.02)
-        finally:
-            own.resume("mgr.x")
-        asker.join(60)
-        assert answers and answers[0][0] == 0
-        assert not cluster._client.dialogs
-
-
-@pytest.mark.timeout(120)
-def test_an_osd_that_dies_during_a_command(own: NativeCluster) -> None:
+def test_an_osd_that_dies_during_a_command(own: Cluster) -> None:
     with rados.Rados(conffile=str(own.conf)) as cluster:
         own.pause("osd.0")
         answers: list[Any] = []

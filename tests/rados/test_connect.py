@@ -386,7 +386,7 @@ def test_pools(handle: rados.Rados, ceph_cli: Callable[..., bytes]) -> None:
         handle.delete_pool(pool)
 
 
-def test_an_interrupted_write_is_not_sent_again(native: object, conf: str, ioctx: rados.Ioctx) -> None:
+def test_an_interrupted_write_is_not_sent_again(conf: str, ioctx: rados.Ioctx) -> None:
     """It must not undo, after a reconnect, what its owner wrote since."""
     from pyrbd.rados.operations import ObjectOperation
 

@@ -11,6 +11,7 @@ import pytest
 
 from pyrbd import rados
 from pyrbd.crc32c import crc32c
+from pyrbd.testing import Cluster
 
 Librados = Callable[[str], Any]
 
@@ -264,8 +265,8 @@ def test_what_would_abort_an_osd_is_refused(ioctx: rados.Ioctx, name: str) -> No
     assert ioctx.read(name) == b"abc"
 
 
-def test_what_osds_refuse_is_an_error_and_not_the_end_of_one(ioctx: rados.Ioctx, name: str, native: Any) -> None:
-    before = {osd: native.pid(osd) for osd in native.daemons}
+def test_what_osds_refuse_is_an_error_and_not_the_end_of_one(ioctx: rados.Ioctx, name: str, daemons: Cluster) -> None:
+    before = {osd: daemons.pid(osd) for osd in daemons.daemons}
     ioctx.write_full(name, b"small")
     for big in (lambda: ioctx.write(name, b"x", 1 << 40), lambda: ioctx.trunc(name, 1 << 40)):
         with pytest.raises(rados.OSError) as e:
@@ -274,7 +275,7 @@ def test_what_osds_refuse_is_an_error_and_not_the_end_of_one(ioctx: rados.Ioctx,
     with pytest.raises(rados.OSError) as e:
         ioctx.write(name, bytes(100 << 20))
     assert e.value.errno == errno.EMSGSIZE
-    assert {osd: native.pid(osd) for osd in native.daemons} == before
+    assert {osd: daemons.pid(osd) for osd in daemons.daemons} == before
     assert ioctx.write(name, b"x") == 0
 
 

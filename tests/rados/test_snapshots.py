@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
 from pyrbd.msgr.types import HObject
+from pyrbd.testing import Cluster
 from tests.proxy import redirected
 
 
@@ -103,8 +103,9 @@ def test_self_managed_snapshots(pool: rados.Ioctx, librados: Callable[[str], Any
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.pyrbd_needs("configure")
 def test_listing_while_groups_split_and_merge(
-    native: NativeCluster, pool: rados.Ioctx, ceph_cli: Callable[..., bytes]
+    cluster: Cluster, pool: rados.Ioctx, ceph_cli: Callable[..., bytes]
 ) -> None:
     """Each object that stays is listed once, whatever happens to the groups meanwhile."""
     expected = {f"object {i}" for i in range(1200)}
@@ -140,7 +141,7 @@ def test_listing_while_groups_split_and_merge(
             t.join(30)
     assert not any(t.is_alive() for t in threads), "a listing hangs"
     assert len(rounds) > 5 and not wrong
-    native.wait_clean()
+    cluster.wait_clean()
 
 
 def set_pg_num(ceph_cli: Callable[..., bytes], pool: str, n: int) -> None:
@@ -157,8 +158,9 @@ def set_pg_num(ceph_cli: Callable[..., bytes], pool: str, n: int) -> None:
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.pyrbd_needs("configure")
 def test_a_listing_whose_group_is_merged_away_meanwhile(
-    native: NativeCluster, pool: rados.Ioctx, conf: str, ceph_cli: Callable[..., bytes]
+    cluster: Cluster, pool: rados.Ioctx, conf: str, ceph_cli: Callable[..., bytes]
 ) -> None:
     """The request is on its way when its group ends: it goes to the one that has the objects now."""
     name = pool.get_pool_name()
@@ -197,7 +199,7 @@ def test_a_listing_whose_group_is_merged_away_meanwhile(
             # the merged group has objects of others too, after these
             theirs_now = completion.result().entries
             assert theirs_now[: len(page.entries)] == page.entries
-    native.wait_clean()
+    cluster.wait_clean()
 
 
 def test_all_namespaces_are_listed_as_librados_does(pool: rados.Ioctx, librados: Callable[[str], Any]) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from ci.cluster import NativeCluster
 from pyrbd import rados
+from pyrbd.testing import Cluster
+from tests import oracle
 from tests.proxy import redirected
 
 Rados = Callable[..., bytes]
@@ -79,7 +80,7 @@ def test_what_the_cpp_tool_notifies_is_heard_and_answered(ioctx: rados.Ioctx, oi
 
 def test_what_we_notify_the_cpp_tool_hears(conf: str, ioctx: rados.Ioctx, oid: str, rados_cli: Rados) -> None:
     tool = subprocess.Popen(
-        ["rados", "-c", conf, "-p", "rbd", "watch", oid], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        oracle.argv(conf, "rados", "-p", "rbd", "watch", oid), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         until(lambda: b"watcher=" in rados_cli("-p", "rbd", "listwatchers", oid), "the tool watches")
@@ -149,10 +150,11 @@ def test_a_removed_object_ends_its_watches(ioctx: rados.Ioctx, oid: str) -> None
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.pyrbd_needs("configure")
 def test_a_watch_survives_cut_connections_and_new_primaries(
-    native: NativeCluster, conf: str, ioctx: rados.Ioctx, oid: str, ceph_cli: Rados
+    cluster: Cluster, conf: str, ioctx: rados.Ioctx, oid: str, ceph_cli: Rados
 ) -> None:
-    with redirected() as proxy, rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as io:
+    with redirected() as proxy, rados.Rados(conffile=conf) as client, client.open_ioctx("rbd") as io:
         heard = Heard()
         watch = io.watch(oid, heard.notified, heard.failed)
         for i in range(5):
@@ -165,7 +167,7 @@ def test_a_watch_survives_cut_connections_and_new_primaries(
             until(lambda: f"cookie={watch.get_id()}" in _watchers(conf, oid), "the watch has moved")
             ioctx.notify(oid, f"after move {i}")
             ceph_cli("osd", "primary-affinity", f"osd.{primary}", "1")
-        native.wait_clean()
+        cluster.wait_clean()
         assert not heard.errors
         assert set(heard.messages) == {b"after cut %d" % i for i in range(5)} | {b"after move %d" % i for i in range(3)}
         assert watch.check() < timedelta(seconds=20)
@@ -174,7 +176,7 @@ def test_a_watch_survives_cut_connections_and_new_primaries(
 
 def _watchers(conf: str, oid: str) -> str:
     return subprocess.run(
-        ["rados", "-c", conf, "-p", "rbd", "listwatchers", oid], capture_output=True, text=True, check=False
+        oracle.argv(conf, "rados", "-p", "rbd", "listwatchers", oid), capture_output=True, text=True, check=False
     ).stdout
 
 

@@ -12,7 +12,7 @@ import time
 import traceback
 from pathlib import Path
 
-from ci.cluster import NativeCluster
+from pyrbd.testing.native import NativeCluster
 
 from .engine import Engine, Mismatch, prepare, wipe
 from .run import play, run, shrink

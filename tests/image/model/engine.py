@@ -17,7 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ci.cluster import SYSTEM_PYTHON, Commander
+from pyrbd.testing.commander import Commander
+from tests import oracle
 
 from .client import BLOCK, digest
 from .steps import (
@@ -99,9 +100,9 @@ class Remote:
 
     def start(self) -> None:
         """A new process; nothing is open in it."""
-        python = sys.executable if self.role == "pyrbd" else SYSTEM_PYTHON
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        argv = [python, PROGRAM, self.role, self.conf, *(f"{k}={v}" for k, v in self.settings.items())]
+        argv = [PROGRAM, self.role, self.conf, *(f"{k}={v}" for k, v in self.settings.items())]
+        argv = [sys.executable, *argv] if self.role == "pyrbd" else oracle.argv(self.conf, "python3", *argv)
         env = {**os.environ, "RBD_FORCE_ALLOW_V1": "1"}
         self.process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, env=env
@@ -206,7 +207,7 @@ def prepare(conf: str) -> None:
             commander.command("osd pool application enable", pool=pool, app="rbd")
     finally:
         commander.close()
-    rbd = lambda *args: subprocess.run(["rbd", "-c", conf, *args], capture_output=True, text=True, check=False)  # noqa: E731
+    rbd = lambda *args: subprocess.run(oracle.argv(conf, "rbd", *args), capture_output=True, text=True, check=False)  # noqa: E731
     for pool in (POOL, OTHER):
         rbd("pool", "init", pool)
     if SPACE not in rbd("namespace", "ls", POOL).stdout:
@@ -269,7 +270,7 @@ class Engine:
     def rbd(self, *args: str, check: bool = True) -> str:
         """The `rbd` tool."""
         done = subprocess.run(
-            ["rbd", "-c", self.conf, *args], capture_output=True, text=True, check=False, timeout=HANG
+            oracle.argv(self.conf, "rbd", *args), capture_output=True, text=True, check=False, timeout=HANG
         )
         if check and done.returncode:
             said = "\n".join((done.stdout + done.stderr).splitlines()[:6])  # a backtrace would hide the steps
