@@ -324,3 +324,22 @@ def test_a_client_finds_its_cluster_by_the_dns(conf: str, monkeypatch: pytest.Mo
         with pytest.raises(rados.TimedOut, match=r"the DNS did not say within 0\.5 s"):
             rados.Rados(conffile=str(path)).connect(timeout=0.5)
         zone.silent = False
+
+
+def test_names_are_resolved_beside_an_event_loop(conf: str, tmp_path: Path) -> None:
+    import asyncio
+
+    from pyrbd import aio
+
+    text = Path(conf).read_text()
+    address = re.search(r"v2:127\.0\.0\.1:(\d+)", text)
+    if address is None:
+        pytest.skip("the cluster is not on localhost")
+    path = tmp_path / "ceph.conf"
+    path.write_text(re.sub(r"(?m)^mon_host.*$", f"mon_host = localhost:{address[1]}", text))
+
+    async def connect() -> None:
+        async with aio.Rados(conffile=str(path)) as cluster:
+            assert (await cluster.mon_command('{"prefix": "osd pool ls"}', b""))[0] == 0
+
+    asyncio.run(connect())
