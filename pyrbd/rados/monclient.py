@@ -212,8 +212,8 @@ class MonClient:
         known = []
         if self.monmap is not None:
             for name, m in self.monmap.mons.items():
-                if m.public_addrs.msgr2 is not None:
-                    known.append(Candidate(name, m.public_addrs.msgr2, m.priority, m.weight))
+                for addr in m.public_addrs.msgr2:
+                    known.append(Candidate(name, addr, m.priority, m.weight))
         if known and not self._hunt.rounds:
             return known
         addrs = {c.addr for c in known}
@@ -252,7 +252,11 @@ class MonClient:
         except AuthError as e:
             self._give_up(e)
             return
-        session = Session(f"mon.{candidate.name}", conn, self, self.driver, blocking=False)
+        try:
+            session = Session(f"mon.{candidate.name}", conn, self, self.driver, blocking=False)
+        except OSError as e:  # a family of addresses that this machine does not have
+            self._errors[candidate.addr] = e
+            return
         self._hunting[id(session)] = session
         session.start()
 

@@ -452,6 +452,10 @@ class Objecter:
             if session.ops:
                 session.check_alive(PING_INTERVAL, PING_TIMEOUT)
 
+    def failures(self, osd: int) -> int:
+        """How many connections to this OSD have failed since one did not."""
+        return self._failures.get(osd, 0)
+
     def _failed(self, osd: int) -> None:
         n = self._failures[osd] = self._failures.get(osd, 0) + 1
         delay = min(RECONNECT_DELAY * 2 ** (n - 1), RECONNECT_DELAY_MAX) * random.uniform(0.5, 1.0)
@@ -514,6 +518,7 @@ class Objecter:
             _log.info("[osd.%d] connection lost: %s", osd, error)
         if refused:
             assert isinstance(error, AuthError)
+            _log.warning("osd.%d: %s", osd, error)
             for op in ops:
                 refusal = make_ex(-error.errno, str(error))
                 refusal.__cause__ = error
@@ -786,8 +791,7 @@ class Objecter:
     def _close_stale(self, osdmap: OSDMap) -> None:
         """Connections to OSDs that are down or have come back elsewhere."""
         for osd, session in list(self._sessions.items()):
-            addr = osdmap.osd_addrs(osd).msgr2 if osdmap.is_up(osd) else None
-            if addr != session.conn.target:
+            if not osdmap.is_up(osd) or session.conn.target not in osdmap.osd_addrs(osd).msgr2:
                 session.abort(ProtocolError(f"osd.{osd} is not at {session.conn.target} in epoch {osdmap.epoch}"))
 
     def wait_for_map(self, epoch: int, deadline: float | None = None) -> Event[int]:

@@ -155,7 +155,9 @@ class Tickets:
             return NoneAuthenticator(self.entity, self.global_id, mon=False)
         ticket = self.held.get(service)
         if ticket is None:
-            raise AuthError(f"client.{self.entity} has no ticket for {ENTITY_TYPE_NAMES.get(service, service)}s")
+            raise AuthError(
+                f"client.{self.entity} has no ticket for the service {ENTITY_TYPE_NAMES.get(service, service)}"
+            )
         return CephxAuthorizer(ticket, self.global_id)
 
     # ------------------------------------------------------------ renewal

@@ -111,9 +111,10 @@ class Place:
     def mon_addrs(self, shape: Shape) -> dict[str, str]:
         """The addresses of each monitor, by its id."""
         addrs = {}
+        host = f"[{self.address}]" if ":" in self.address else self.address
         for i, mon in enumerate(shape.mon_ids):
-            v1 = f",v1:{self.address}:{self.port + 2 * i + 1}" if shape.msgr == "both" else ""
-            addrs[mon] = f"[v2:{self.address}:{self.port + 2 * i}{v1}]"
+            v1 = f",v1:{host}:{self.port + 2 * i + 1}" if shape.msgr == "both" else ""
+            addrs[mon] = f"[v2:{host}:{self.port + 2 * i}{v1}]"
         return addrs
 
     def ports(self, shape: Shape) -> tuple[int, int]:

@@ -239,12 +239,12 @@ def test_a_timeout_from_the_monitors_is_that_of_operations(
             start = time.monotonic()
             with pytest.raises(rados.TimedOut):
                 io.read("x")
-            assert 1 <= time.monotonic() - start < 1.1
+            assert 1 <= time.monotonic() - start < 1.5
             cluster.conf_set("rados_osd_op_timeout", "0.5")
             start = time.monotonic()
             with pytest.raises(rados.TimedOut):
                 io.read("x")
-            assert 0.5 <= time.monotonic() - start < 0.6
+            assert 0.5 <= time.monotonic() - start < 0.9
         finally:
             for osd in osds:
                 daemons.resume(osd)
