@@ -52,7 +52,6 @@ class Image:
     Attributes:
         id: "" for an image of format 1.
         writable: whether it has no feature that forbids that we change it.
-        stale: the header may have changed since we read it.
         shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
         watcher: the watch of the header; it stands while the image is open for writing.
@@ -72,7 +71,7 @@ class Image:
         self.old_format = old_format
         self.read_only = read_only
         self.closed = False
-        self.stale = False
+        self._changes = self._changes_read = 0
         self.writable = False
         self.header: Header
         self.layout: Layout
@@ -98,6 +97,16 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<Image {self.name!r} id={self.id}>"
+
+    @property
+    def stale(self) -> bool:
+        """Whether the header may have changed since we read it. It stays so until what is read now is in its
+        place: who comes in between must not go on with the old one."""
+        return self._changes_read != self._changes
+
+    def mark_stale(self) -> None:
+        """The header may have changed."""
+        self._changes += 1
 
     @property
     def header_oid(self) -> str:
@@ -217,7 +226,7 @@ class Image:
     def _config_changed(self, names: frozenset[str]) -> None:
         """An option of the client has changed, perhaps that by which a pool tells that its own have."""
         if any(name.startswith("rbd_") for name in names):
-            self.stale = True
+            self.mark_stale()
 
     async def current(self) -> None:
         """Refreshes the header if somebody said that it has changed."""
@@ -227,7 +236,7 @@ class Image:
                     await self._refresh(0)
 
     async def _refresh(self, depth: int) -> None:
-        self.stale = False
+        changes = self._changes
         try:
             new = await header.load(self.io, self.header_oid, self.old_format, self.name or self.id)
             features.check_readable(new.features, self.name or self.id)
@@ -237,8 +246,9 @@ class Image:
             self._choose_lock()
             await self._refresh_parent(depth)
         except BaseException:
-            self.stale = True
+            self.mark_stale()
             raise
+        self._changes_read = changes
 
     def _take(self, new: Header) -> None:
         raw = new.raw
@@ -322,7 +332,7 @@ class Image:
 
     async def header_changed(self) -> None:
         """We changed the header: reads it again, and tells the others."""
-        self.stale = True
+        self.mark_stale()
         await self.watcher.header_update()  # we hear of it too
         await self.current()
 

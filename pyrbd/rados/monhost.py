@@ -50,9 +50,9 @@ def parse_mon_host(text: str, resolve: Resolve = resolve_dns) -> list[EntityAddr
     mons: list[EntityAddrVec] = []
     unresolved: ConfigError | None = None
     for item in _items(text):
-        if item.startswith("[") and not _is_bracketed_v6(item):
-            if not item.endswith("]"):
-                raise ConfigError(f"mon_host: {item!r} lacks its closing bracket")
+        if item.startswith("[") and "]" not in item:
+            raise ConfigError(f"mon_host: {item!r} lacks its closing bracket")
+        if item.startswith("[") and item.endswith("]") and not _is_bracketed_v6(item):
             addrs: list[EntityAddr] = []
             for part in item[1:-1].split(","):
                 if part.strip():
@@ -65,8 +65,8 @@ def parse_mon_host(text: str, resolve: Resolve = resolve_dns) -> list[EntityAddr
             except Unresolved as e:
                 unresolved = e
                 _log.warning("%s", e)
-    if unresolved is not None and not mons:
-        raise unresolved
+    if not mons and text.strip():
+        raise unresolved or ConfigError(f"mon_host: there is no address in {text!r}")
     return mons
 
 
@@ -83,6 +83,9 @@ def _items(text: str) -> list[str]:
     """Splits at commas, semicolons and blanks that are outside of brackets."""
     items, depth, word = [], 0, ""
     for c in text:
+        if c == "[" and not depth and word.endswith("]"):
+            items.append(word)
+            word = ""
         depth += (c == "[") - (c == "]")
         if c in ",; \t\n" and depth <= 0:
             if word:
