@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pyrbd import rados
 from pyrbd.testing.base import ClusterError
 from pyrbd.testing.conf import Shape
 from pyrbd.testing.native import NativeCluster, native_cluster
@@ -128,6 +129,10 @@ def test_releases_side_by_side(release: str, options: dict[str, Any]) -> None:
         again = NativeCluster(native.dir)
         assert again.release == release
         assert again.check_daemons() == []
+        if algorithm := options.get("compression"):
+            asked = ("ms_osd_compress_mode", "ms_osd_compression_algorithm")
+            got = [json.loads(native.tool("ceph", "tell", "osd.0", "config", "get", option)) for option in asked]
+            assert {k: v for answer in got for k, v in answer.items()} == dict(zip(asked, ("force", algorithm)))
         if "modes" in options:
             with pytest.raises(ClusterError):
                 other = {"crc": "secure", "secure": "crc"}[options["modes"]]
@@ -136,6 +141,26 @@ def test_releases_side_by_side(release: str, options: dict[str, Any]) -> None:
             assert native.tool("rbd", "--id", "aes", "ls").split() == native.tool("rbd", "ls").split()
             keys = {e: native.command("auth get-key", entity=f"client.{e}")["key"] for e in ("admin", "aes")}
             assert {e: key[:2] for e, key in keys.items()} == {"admin": "Ag", "aes": "AQ"}
+
+
+def test_an_archive_without_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_packages("reef")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYRBD_TEST_MIRROR", f"file://{tmp_path}/nothing/")
+    with pytest.raises(ClusterError, match=r"no Ceph 18 at file://.*/nothing \(PYRBD_TEST_MIRROR"):
+        NativeCluster(tmp_path / "c").up(release="reef")
+    assert [p.name for p in (tmp_path / "cache/pyrbd/ceph").iterdir()] == ["reef.lock"]
+
+
+def test_the_ipv6_loopback() -> None:
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    with native_cluster(address="::1", osds=1, msgr="both") as native:
+        (mon,) = native.command("mon dump")["mons"]
+        assert [a["addr"][:5] for a in mon["public_addrs"]["addrvec"]] == ["[::1]", "[::1]"]
+        with rados.Rados(conffile=str(native.conf)) as client, client.open_ioctx("rbd") as ioctx:
+            ioctx.write_full("object", b"by IPv6")
+        assert native.tool("rados", "-p", "rbd", "get", "object", "-") == b"by IPv6"
 
 
 def test_the_command_runs_with_the_bare_interpreter(tmp_path: Path) -> None:
