@@ -66,11 +66,10 @@ Figures = dict[str, dict[str, list[list[float]]]]
 class Side:
     """One column of the table: a worker in a process of its own."""
 
-    def __init__(self, label: str, python: str, backend: str, conf: str) -> None:
+    def __init__(self, label: str, python: str, backend: str, conf: str, *options: str) -> None:
         self.label, self.python, self.backend = label, python, backend
-        cache = "nocache" if label == "librbd, cache off" else "cache"
         self._process = subprocess.Popen(
-            [python, str(WORKER), backend, conf, cache],
+            [python, str(WORKER), backend, conf, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -159,7 +158,8 @@ def measure(conf: str, name: str, wanted: list[str], rounds: int, seconds: float
     try:
         if subprocess.run([SYSTEM_PYTHON, "-c", "import rados, rbd"], capture_output=True, check=False).returncode:
             raise FileNotFoundError
-        sides += [Side(f"librbd, {cache}", SYSTEM_PYTHON, "librbd", conf) for cache in ("cache off", "cache")]
+        sides.append(Side("librbd, cache off", SYSTEM_PYTHON, "librbd", conf, "rbd_cache=false"))
+        sides.append(Side("librbd, cache", SYSTEM_PYTHON, "librbd", conf))
     except FileNotFoundError:
         say("python3-rbd is not installed: pyrbd alone")
     for side in sides:

@@ -1,9 +1,8 @@
 """One side of the benchmark: runs workloads on the API that both sides have.
 
-``worker.py BACKEND CONF CACHE`` answers JSON lines on stdin, ``[workload, arguments...]``, with
-figures. BACKEND is ``pyrbd`` or ``librbd``, CACHE is ``cache`` (librbd's default) or anything
-else for ``rbd_cache=false``. A program of its own, so that it can run under the Python that
-has Ceph's modules.
+``worker.py BACKEND CONF [OPTION=VALUE...]`` answers JSON lines on stdin, ``[workload, arguments...]``,
+with figures. BACKEND is ``pyrbd`` or ``librbd``, the options are of the client. A program of its own, so
+that it can run under the Python that has Ceph's modules.
 """
 
 from __future__ import annotations
@@ -61,11 +60,11 @@ def stopwatch() -> Iterator[Stopwatch]:
 class Side:
     """A connection and an open image; its methods are the workloads."""
 
-    def __init__(self, backend: str, conf: str, cache: bool) -> None:
+    def __init__(self, backend: str, conf: str, options: dict[str, str]) -> None:
         self.backend = backend
         self.conf = conf
         self.rados, self.rbd = load(backend)
-        self.options = {} if cache else {"rbd_cache": "false"}
+        self.options = options
         self.cluster = self.rados.Rados(conffile=conf, conf=self.options)
         self.cluster.connect()
         self.ioctx = self.cluster.open_ioctx("rbd")
@@ -203,7 +202,7 @@ class Side:
         offsets = self.offsets(4096)
 
         async def main() -> Figure:
-            async with aio.Rados(conffile=self.conf) as cluster:
+            async with aio.Rados(conffile=self.conf, conf=self.options) as cluster:
                 ioctx = await cluster.open_ioctx("rbd")
                 async with aio.Image(ioctx, self.name, read_only=True) as image:
                     for i in range(0, self.size, 4 * MIB):
@@ -272,8 +271,8 @@ class Side:
 
 
 def main() -> None:
-    backend, conf, cache = sys.argv[1:]
-    side = Side(backend, conf, cache == "cache")
+    backend, conf, *options = sys.argv[1:]
+    side = Side(backend, conf, dict(option.split("=", 1) for option in options))
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         call, *args = json.loads(line)

@@ -68,6 +68,21 @@ STREAM_SIZE = 128 * 1024
 the parts together for one call takes less time."""
 
 
+def _has_streams() -> bool:
+    """Whether a cipher writes into a buffer of the right size. Releases of `cryptography` that are older
+    than what we ask for, as a distribution's on PYTHONPATH, want 15 bytes more; all goes by `AESGCM` then."""
+    try:
+        Cipher(algorithms.AES(bytes(KEY_SIZE)), modes.GCM(bytes(NONCE_SIZE))).encryptor().update_into(
+            b"x", bytearray(1)
+        )
+    except ValueError:
+        return False
+    return True
+
+
+_STREAMS = _has_streams()
+
+
 class Nonces:
     """The nonces of one direction, each used once."""
 
@@ -138,7 +153,7 @@ class SecureWriter:
             return [head]
         rest = segments[1:]
         size = sum(len(s) + -len(s) % BLOCK for s in rest) + EPILOGUE_SIZE
-        if size >= STREAM_SIZE:
+        if size >= STREAM_SIZE and _STREAMS:
             return [head, self._stream(rest, size)]
         parts: list[Buffer] = []
         for s in rest:
@@ -241,7 +256,7 @@ class SecureReader(FrameReader):
     def _open(self, at: int, size: int) -> bytes:
         """The plaintext of the piece of `size` bytes, tag included, at `at` of the receive buffer."""
         try:
-            return self._decrypt(self._nonce(), self._view[at : at + size], None)
+            return self._decrypt(self._nonce(), bytes(self._view[at : at + size]), None)
         except InvalidTag:
             raise _wrong_tag() from None
 
@@ -273,7 +288,7 @@ class SecureReader(FrameReader):
                 return self._expand(tag, (segment,)) if compressed else Frame(tag, (segment,), None)
             at2 = l1 + -l1 % BLOCK
             at3 = at2 + l2 + -l2 % BLOCK
-            bulk = l3 >= BULK_SIZE and not compressed
+            bulk = l3 >= BULK_SIZE and not compressed and _STREAMS
             end = at3 + l3 + -l3 % BLOCK
             need = piece_b + at3 if bulk else piece_b + end + EPILOGUE_SIZE + TAG_SIZE
             if have < need:

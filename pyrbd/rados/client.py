@@ -350,10 +350,12 @@ class Client:
     def _connect_osd(self, osd: int, osdmap: OSDMap, sink: Sink) -> Connection:
         mon = self.mon
         assert mon is not None
-        addr = osdmap.osd_addrs(osd).msgr2
+        addrs = osdmap.osd_addrs(osd)
+        addr = addrs.choose(self._own_addr(), self.objecter.failures(osd))
         if addr is None:
             raise ProtocolError(
-                f"osd.{osd} has no msgr2 address ({osdmap.osd_addrs(osd)})", hint="set ms_bind_msgr2 = true on the OSDs"
+                f"osd.{osd} has no msgr2 address ({addrs})",
+                hint="set ms_bind_msgr2 = true on the OSDs; nautilus 14.2.11 or newer is needed",
             )
         return self.connection(ENTITY_TYPE_OSD, addr, mon.tickets.authorizer(ENTITY_TYPE_OSD), sink)
 
@@ -452,8 +454,8 @@ class Client:
         return time.monotonic() + limit if limit else None
 
     async def ping_monitor(self, mon_id: str) -> str:
-        """What a monitor says of itself, as JSON; before we are connected too, and by monitors
-        without a quorum.
+        """What a monitor says of itself, as JSON; before we are connected too. One without a quorum
+        answers those who are.
 
         Raises:
             ObjectNotFound: there is none of that name; TimedOut after `rados_mon_op_timeout` seconds, or else

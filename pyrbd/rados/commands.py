@@ -36,7 +36,7 @@ from ..msgr.messages import (
     MPing,
 )
 from ..msgr.messages import Message as MessageFront
-from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr
+from ..msgr.types import ENTITY_TYPE_MGR, ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from .completion import Completion, Event
 from .exceptions import ConnectionShutdown, Error, TimedOut, make_ex
 from .monclient import CommandReply
@@ -130,6 +130,7 @@ class Dialog:
         self._answer = answer = self._event(f"{name} did not answer in time")
         if self.error is not None:
             raise Broken(str(self.error)) from self.error
+        _log.debug("[%s] %s", name, type(front).__name__)
         self._session.queue.append(_Queued(front, data, 1))
         self._session.flush()
         result: Answer = await answer
@@ -157,6 +158,7 @@ class Dialog:
         front = cls.decode_front(bytes(message.front), message.header.version)
         answer = self._answer
         if isinstance(front, MCommandReply | MMgrCommandReply | MMonCommandAck | MPing) and answer is not None:
+            _log.debug("[%s] answer: %s", session.name, type(front).__name__)
             answer.set_result(Answer(front, bytes(message.data or b"")))
         elif self.on_front is not None:
             self.on_front(front)
@@ -190,14 +192,15 @@ class Commands:
 
     # ------------------------------------------------------------ connections
 
-    def _connection(self, kind: int, addr: EntityAddr | None, what: str) -> Connection:
+    def _connection(self, kind: int, addrs: EntityAddrVec, what: str) -> Connection:
         client = self._client
         mon = client.mon
         assert mon is not None
+        addr = addrs.choose(mon.own_addr)
         if addr is None:
             raise make_ex(-errno.EPROTONOSUPPORT, f"{what} has no msgr2 address")
         try:
-            auth = mon.tickets.login(fresh=True) if kind == ENTITY_TYPE_MON else mon.tickets.authorizer(kind)
+            auth = mon.tickets.login() if kind == ENTITY_TYPE_MON else mon.tickets.authorizer(kind)
         except AuthError as e:
             raise make_ex(-e.errno, f"{what}: {e}") from e
         return client.connection(kind, addr, auth)
@@ -254,11 +257,11 @@ class Commands:
                 raise make_ex(-cause.errno, f"{name}: {cause}") from cause
         elif isinstance(cause, DecodeError):
             raise make_ex(-errno.EBADMSG, f"{name}: {cause}") from cause
-        _log.info("%s: %s; the command is sent again", name, cause)
+        _log.info("[%s] %s; the command is sent again", name, cause)
 
     # ------------------------------------------------------------ monitors
 
-    def _mon_addr(self, target: str) -> tuple[str, EntityAddr | None] | CommandReply:
+    def _mon_addr(self, target: str) -> tuple[str, EntityAddrVec] | CommandReply:
         monmap = self._client.monmap
         if target.isdigit():
             rank = int(target)
@@ -269,7 +272,7 @@ class Commands:
         info = monmap.mons.get(name)
         if info is None:
             return CommandReply(-errno.ENOENT, b"", f"mon.{name} does not exist")
-        return f"mon.{name}", info.public_addrs.msgr2
+        return f"mon.{name}", info.public_addrs
 
     async def mon(self, target: str, cmd: str, inbuf: Buffer, deadline: float | None) -> CommandReply:
         """A command for one monitor, by name or rank."""
@@ -307,7 +310,7 @@ class Commands:
         import json
 
         client = self._client
-        tasks = [(c, client.spawn(self._ping(f"mon.{c.name}", c.addr, deadline))) for c in candidates]
+        tasks = [(c, client.spawn(self._ping(f"mon.{c.name}", EntityAddrVec((c.addr,)), deadline))) for c in candidates]
         problem: Exception | None = None
         for candidate, task in tasks:
             try:
@@ -322,9 +325,9 @@ class Commands:
             raise problem
         raise make_ex(-errno.ENOENT, f"mon.{mon_id} does not exist")
 
-    async def _ping(self, name: str, addr: EntityAddr | None, deadline: float) -> str:
+    async def _ping(self, name: str, addrs: EntityAddrVec, deadline: float) -> str:
         while True:
-            dialog = Dialog(self._client, name, self._connection(ENTITY_TYPE_MON, addr, name), deadline)
+            dialog = Dialog(self._client, name, self._connection(ENTITY_TYPE_MON, addrs, name), deadline)
             try:
                 await dialog.ready()
                 answer = await dialog.ask(MPing())
@@ -376,7 +379,7 @@ class Commands:
                 )
 
             try:
-                conn = self._connection(ENTITY_TYPE_MGR, m.active_addrs.msgr2, name)
+                conn = self._connection(ENTITY_TYPE_MGR, m.active_addrs, name)
                 return await self._once(name, conn, front, inbuf, deadline, replaced, self._on_mgrmap)
             except Broken as e:
                 self._refused(name, e)
@@ -388,7 +391,7 @@ class Commands:
         """What monitors send for our subscriptions."""
         if isinstance(front, MMgrMap):
             m = self.mgrmap = front.map
-            _log.debug("mgrmap %d: %s", m.epoch, m.active_name if self._has_active(m) else "no active mgr")
+            _log.debug("[mon] mgrmap %d: %s", m.epoch, m.active_name if self._has_active(m) else "no active mgr")
             for check in list(self._on_mgrmap):
                 check()
             ready = [e for after, e in self._mgr_waiters if m.epoch > after and self._has_active(m)]
@@ -450,11 +453,11 @@ class Commands:
             name = f"osd.{osd}"
             epoch = client.osdmap.epoch
             try:
-                conn = self._connection(ENTITY_TYPE_OSD, client.osdmap.osd_addrs(osd).msgr2, name)
+                conn = self._connection(ENTITY_TYPE_OSD, client.osdmap.osd_addrs(osd), name)
 
                 def gone(osd: int = osd, addr: EntityAddr = conn.target) -> bool:
                     osdmap = client.objecter.osdmap
-                    return osdmap is not None and (not osdmap.is_up(osd) or osdmap.osd_addrs(osd).msgr2 != addr)
+                    return osdmap is not None and (not osdmap.is_up(osd) or addr not in osdmap.osd_addrs(osd).msgr2)
 
                 return await self._once(name, conn, front, inbuf, deadline, gone, client.on_map)
             except Broken as e:
@@ -501,7 +504,7 @@ class Commands:
         self._service.status = dict(status)
 
     def connection_to_mgr(self, m: MgrMap) -> Connection:
-        return self._connection(ENTITY_TYPE_MGR, m.active_addrs.msgr2, f"mgr.{m.active_name}")
+        return self._connection(ENTITY_TYPE_MGR, m.active_addrs, f"mgr.{m.active_name}")
 
     # ------------------------------------------------------------ the end
 
@@ -543,7 +546,7 @@ class _Service:
                 self._client, f"mgr.{m.active_name}", self._commands.connection_to_mgr(m), None
             )
         except (Error, PyrbdError) as e:
-            _log.warning("mgr.%s: %s", m.active_name, e)
+            _log.warning("[mgr.%s] %s", m.active_name, e)
             self._again(RETRY_PAUSE)
             return
         dialog.on_front = self._heard

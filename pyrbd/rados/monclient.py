@@ -106,6 +106,8 @@ class _Send(NamedTuple):
 
     def encode(self, session: Session) -> list[Buffer]:
         f = self.front
+        if _log.active and self.tid:  # and not what it says: that may be a secret
+            _log.debug("[%s tid=%d] %s", session.name, self.tid, type(f).__name__)
         return session.conn.encode_message(self.tid, f.TYPE, f.VERSION, f.COMPAT, PRIO_DEFAULT, f.to_bytes(), self.data)
 
 
@@ -210,8 +212,8 @@ class MonClient:
         known = []
         if self.monmap is not None:
             for name, m in self.monmap.mons.items():
-                if m.public_addrs.msgr2 is not None:
-                    known.append(Candidate(name, m.public_addrs.msgr2, m.priority, m.weight))
+                for addr in m.public_addrs.msgr2:
+                    known.append(Candidate(name, addr, m.priority, m.weight))
         if known and not self._hunt.rounds:
             return known
         addrs = {c.addr for c in known}
@@ -250,7 +252,11 @@ class MonClient:
         except AuthError as e:
             self._give_up(e)
             return
-        session = Session(f"mon.{candidate.name}", conn, self, self.driver, blocking=False)
+        try:
+            session = Session(f"mon.{candidate.name}", conn, self, self.driver, blocking=False)
+        except OSError as e:  # a family of addresses that this machine does not have
+            self._errors[candidate.addr] = e
+            return
         self._hunting[id(session)] = session
         session.start()
 
@@ -603,6 +609,7 @@ class MonClient:
         if pending is None:
             return
         self._hunt.useful()
+        _log.debug("[mon tid=%d] answer: %s", tid, error or type(result).__name__)
         if error is not None:
             pending.completion.set_error(error)
         else:

@@ -172,7 +172,7 @@ def test_options_as_librados_has_them() -> None:
             ms_crc_data="false",
             ms_osd_compress_mode="force",
             ms_osd_compression_algorithm="zlib, zstd",
-            ms_osd_compress_min_size="4K",
+            ms_osd_compress_min_size="4096",
             ms_compress_secure="true",
         )
     )

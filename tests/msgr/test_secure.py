@@ -124,6 +124,16 @@ def test_every_damaged_byte_ends_the_connection(size: int) -> None:
             feed(reader(SERVER), bytes(damaged), 1 << 20)
 
 
+def test_large_frames_without_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a `cryptography` that is too old for them; it gives the same bytes."""
+    data = random.Random(8).randbytes(300_000)
+    streamed = flat(SecureWriter(CLIENT).encode_frame(Tag.MESSAGE, bytes(HEADER_SIZE), b"front", b"", data))
+    monkeypatch.setattr("pyrbd.msgr.secure._STREAMS", False)
+    assert flat(SecureWriter(CLIENT).encode_frame(Tag.MESSAGE, bytes(HEADER_SIZE), b"front", b"", data)) == streamed
+    (frame,) = feed(reader(SERVER), streamed, 5000)
+    assert frame.data == data
+
+
 def test_pieces_of_two_frames_do_not_go_together() -> None:
     """The head of one message with the body of another of the same shape."""
     writer = SecureWriter(CLIENT)
