@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from pyrbd import rados
 from pyrbd.testing.base import ClusterError
 from pyrbd.testing.conf import Shape
 from pyrbd.testing.native import NativeCluster, native_cluster
@@ -150,17 +149,6 @@ def test_an_archive_without_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(ClusterError, match=r"no Ceph 18 at file://.*/nothing \(PYRBD_TEST_MIRROR"):
         NativeCluster(tmp_path / "c").up(release="reef")
     assert [p.name for p in (tmp_path / "cache/pyrbd/ceph").iterdir()] == ["reef.lock"]
-
-
-def test_the_ipv6_loopback() -> None:
-    if not Path("/proc/net/if_inet6").exists():
-        pytest.skip("this machine has no IPv6")
-    with native_cluster(address="::1", osds=1, msgr="both") as native:
-        (mon,) = native.command("mon dump")["mons"]
-        assert [a["addr"][:5] for a in mon["public_addrs"]["addrvec"]] == ["[::1]", "[::1]"]
-        with rados.Rados(conffile=str(native.conf)) as client, client.open_ioctx("rbd") as ioctx:
-            ioctx.write_full("object", b"by IPv6")
-        assert native.tool("rados", "-p", "rbd", "get", "object", "-") == b"by IPv6"
 
 
 def test_the_command_runs_with_the_bare_interpreter(tmp_path: Path) -> None:
