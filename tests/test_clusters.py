@@ -128,6 +128,10 @@ def test_releases_side_by_side(release: str, options: dict[str, Any]) -> None:
         again = NativeCluster(native.dir)
         assert again.release == release
         assert again.check_daemons() == []
+        if algorithm := options.get("compression"):
+            asked = ("ms_osd_compress_mode", "ms_osd_compression_algorithm")
+            got = [json.loads(native.tool("ceph", "tell", "osd.0", "config", "get", option)) for option in asked]
+            assert {k: v for answer in got for k, v in answer.items()} == dict(zip(asked, ("force", algorithm)))
         if "modes" in options:
             with pytest.raises(ClusterError):
                 other = {"crc": "secure", "secure": "crc"}[options["modes"]]
@@ -136,6 +140,15 @@ def test_releases_side_by_side(release: str, options: dict[str, Any]) -> None:
             assert native.tool("rbd", "--id", "aes", "ls").split() == native.tool("rbd", "ls").split()
             keys = {e: native.command("auth get-key", entity=f"client.{e}")["key"] for e in ("admin", "aes")}
             assert {e: key[:2] for e, key in keys.items()} == {"admin": "Ag", "aes": "AQ"}
+
+
+def test_an_archive_without_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_packages("reef")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYRBD_TEST_MIRROR", f"file://{tmp_path}/nothing/")
+    with pytest.raises(ClusterError, match=r"no Ceph 18 at file://.*/nothing \(PYRBD_TEST_MIRROR"):
+        NativeCluster(tmp_path / "c").up(release="reef")
+    assert [p.name for p in (tmp_path / "cache/pyrbd/ceph").iterdir()] == ["reef.lock"]
 
 
 def test_the_command_runs_with_the_bare_interpreter(tmp_path: Path) -> None:

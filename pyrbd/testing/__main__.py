@@ -27,6 +27,7 @@ def _parser(directory: str) -> argparse.ArgumentParser:
     up.add_argument("--release", help=f"{', '.join(RELEASES)}; otherwise the distribution's Ceph")
     up.add_argument("--osds", type=int, default=3)
     up.add_argument("--mons", type=int, default=1)
+    up.add_argument("--address", help="where the daemons listen (127.0.0.1)")
     up.add_argument("--store", choices=["memstore", "bluestore"])
     up.add_argument("--msgr", choices=["v2", "both"], default="v2")
     up.add_argument("--cipher", choices=["aes", "aes256k", "both"], help="the type of keys")
@@ -61,7 +62,8 @@ def _run(args: argparse.Namespace) -> None:
         return
     cluster: Cluster = ExternalCluster() if args.provider == "external" else NativeCluster(args.dir)
     if args.command == "up" and isinstance(cluster, NativeCluster):
-        options = {k: v for k, v in vars(args).items() if k not in ("command", "provider", "dir")}
+        cluster.address = args.address or cluster.address
+        options = {k: v for k, v in vars(args).items() if k not in ("command", "provider", "dir", "address")}
         took = cluster.up(**options)
         say(f"up in {took:.1f} s; export CEPH_CONF={cluster.conf}")
     elif args.command == "down":

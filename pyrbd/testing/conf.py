@@ -108,10 +108,14 @@ class Place:
     """Where OSDs find an address in their own namespaces."""
     fsid: str = field(default_factory=lambda: str(uuid.uuid4()))
 
+    @property
+    def ipv6(self) -> bool:
+        return ":" in self.address
+
     def mon_addrs(self, shape: Shape) -> dict[str, str]:
         """The addresses of each monitor, by its id."""
         addrs = {}
-        host = f"[{self.address}]" if ":" in self.address else self.address
+        host = f"[{self.address}]" if self.ipv6 else self.address
         for i, mon in enumerate(shape.mon_ids):
             v1 = f",v1:{host}:{self.port + 2 * i + 1}" if shape.msgr == "both" else ""
             addrs[mon] = f"[v2:{host}:{self.port + 2 * i}{v1}]"
@@ -193,6 +197,8 @@ def _common(shape: Shape, place: Place) -> Options:
         "auth_allow_insecure_global_id_reclaim": "false",
         "ms_bind_msgr1": "true" if shape.msgr == "both" else "false",
         "ms_bind_msgr2": "true",
+        "ms_bind_ipv4": "false" if place.ipv6 else "true",
+        "ms_bind_ipv6": "true" if place.ipv6 else "false",
         "ms_bind_port_min": first,
         "ms_bind_port_max": last,
         "osd_crush_chooseleaf_type": 0,

@@ -167,7 +167,7 @@ class NativeCluster(DaemonProcesses):
     def _make_place(self, shape: Shape) -> Place:
         self._save()
         if not shape.netns:
-            return Place(self.dir, self.address, _free_ports(ports_needed(shape)))
+            return Place(self.dir, self.address, _free_ports(ports_needed(shape), self.address))
         self._network = Network.create(self._osds)
         self.state["network"] = self._network.number
         self._save()
@@ -297,16 +297,17 @@ def native_cluster(*, address: str | None = None, **options: Any) -> Iterator[Na
         raise ClusterError("\n".join(["the daemons did not survive the tests:", *problems]))
 
 
-def _free_ports(n: int) -> int:
+def _free_ports(n: int, address: str) -> int:
     """The first of `n` ports in a row of which none is in use."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     for _ in range(200):
         base = random.randrange(20000, 32000, 8)
         sockets = []
         try:
             for port in range(base, base + n):
-                s = socket.socket()
+                s = socket.socket(family)
                 sockets.append(s)
-                s.bind(("127.0.0.1", port))
+                s.bind((address, port))
         except OSError:
             continue
         finally:
