@@ -16,11 +16,14 @@ _all: list[Log] = []
 class Log:
     """The logger ``pyrbd.NAME``, looked up when it is first used."""
 
-    __slots__ = ("_found", "name")
+    __slots__ = ("_found", "active", "name")
 
     def __init__(self, name: str) -> None:
         self.name = f"pyrbd.{name}"
         self._found: Any = None
+        self.active = False
+        """Whether debug messages are shown, as :func:`refresh` saw it last: to be looked at before
+        what is done for each operation of users."""
         _all.append(self)
 
     def debug(self, message: str, *args: Any) -> None:
@@ -50,6 +53,13 @@ class Log:
         import logging
 
         logging.getLogger(self.name).exception(message, *args)
+
+
+def refresh() -> None:
+    """Looks whether debug messages are wanted; called when a connection is made, and now and then."""
+    for log in list(_all):
+        logger = log._logger()
+        log.active = logger is not None and logger.isEnabledFor(10)
 
 
 def prime() -> None:

@@ -33,6 +33,7 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
     """The fixtures of `pyrbd.testing`, also where pyrbd is not installed but used from its source."""
     if not pluginmanager.has_plugin("pyrbd"):
         pluginmanager.register(plugin, "pyrbd")
+    pluginmanager.import_plugin("pytester")
 
 
 def pytest_configure(config: pytest.Config) -> None:

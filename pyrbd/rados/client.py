@@ -454,8 +454,8 @@ class Client:
         return time.monotonic() + limit if limit else None
 
     async def ping_monitor(self, mon_id: str) -> str:
-        """What a monitor says of itself, as JSON; before we are connected too, and by monitors
-        without a quorum.
+        """What a monitor says of itself, as JSON; before we are connected too. One without a quorum
+        answers those who are.
 
         Raises:
             ObjectNotFound: there is none of that name; TimedOut after `rados_mon_op_timeout` seconds, or else

@@ -353,8 +353,9 @@ class Rados(ClusterHandle):
             return -errno.EINVAL, b"", str(e)
 
     def ping_monitor(self, mon_id: str) -> str:
-        """What a monitor says of itself, as JSON, also while it is not in the quorum.
-        ObjectNotFound for a name that is not in the monitors' map."""
+        """What a monitor says of itself, as JSON; of one that is not in the quorum only when we are
+        connected. ObjectNotFound for a name that is not in the monitors' map, TimedOut after
+        `mon_client_ping_timeout` seconds."""
         self.require_state("configuring", "connected")
         name = text(mon_id, "mon_id")
         if self.state == "connected":

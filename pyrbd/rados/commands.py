@@ -130,6 +130,7 @@ class Dialog:
         self._answer = answer = self._event(f"{name} did not answer in time")
         if self.error is not None:
             raise Broken(str(self.error)) from self.error
+        _log.debug("[%s] %s", name, type(front).__name__)
         self._session.queue.append(_Queued(front, data, 1))
         self._session.flush()
         result: Answer = await answer
@@ -157,6 +158,7 @@ class Dialog:
         front = cls.decode_front(bytes(message.front), message.header.version)
         answer = self._answer
         if isinstance(front, MCommandReply | MMgrCommandReply | MMonCommandAck | MPing) and answer is not None:
+            _log.debug("[%s] answer: %s", session.name, type(front).__name__)
             answer.set_result(Answer(front, bytes(message.data or b"")))
         elif self.on_front is not None:
             self.on_front(front)
@@ -198,7 +200,7 @@ class Commands:
         if addr is None:
             raise make_ex(-errno.EPROTONOSUPPORT, f"{what} has no msgr2 address")
         try:
-            auth = mon.tickets.login(fresh=True) if kind == ENTITY_TYPE_MON else mon.tickets.authorizer(kind)
+            auth = mon.tickets.login() if kind == ENTITY_TYPE_MON else mon.tickets.authorizer(kind)
         except AuthError as e:
             raise make_ex(-e.errno, f"{what}: {e}") from e
         return client.connection(kind, addr, auth)
@@ -255,7 +257,7 @@ class Commands:
                 raise make_ex(-cause.errno, f"{name}: {cause}") from cause
         elif isinstance(cause, DecodeError):
             raise make_ex(-errno.EBADMSG, f"{name}: {cause}") from cause
-        _log.info("%s: %s; the command is sent again", name, cause)
+        _log.info("[%s] %s; the command is sent again", name, cause)
 
     # ------------------------------------------------------------ monitors
 
@@ -389,7 +391,7 @@ class Commands:
         """What monitors send for our subscriptions."""
         if isinstance(front, MMgrMap):
             m = self.mgrmap = front.map
-            _log.debug("mgrmap %d: %s", m.epoch, m.active_name if self._has_active(m) else "no active mgr")
+            _log.debug("[mon] mgrmap %d: %s", m.epoch, m.active_name if self._has_active(m) else "no active mgr")
             for check in list(self._on_mgrmap):
                 check()
             ready = [e for after, e in self._mgr_waiters if m.epoch > after and self._has_active(m)]
@@ -546,7 +548,7 @@ class _Service:
                 self._client, f"mgr.{m.active_name}", self._commands.connection_to_mgr(m), None
             )
         except (Error, PyrbdError) as e:
-            _log.warning("mgr.%s: %s", m.active_name, e)
+            _log.warning("[mgr.%s] %s", m.active_name, e)
             self._again(RETRY_PAUSE)
             return
         dialog.on_front = self._heard

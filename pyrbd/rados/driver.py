@@ -25,7 +25,7 @@ from collections.abc import Callable, Coroutine, Generator
 from itertools import count
 from typing import Any, TypeVar
 
-from ..log import Log, prime
+from ..log import Log, prime, refresh
 from .aiocompletion import Finisher
 from .completion import Completion, Event
 from .session import TICK, Session, State
@@ -337,6 +337,7 @@ class ThreadDriver:
             sessions = list(self._sessions.values())
         if now - self._last_tick >= self._tick:
             self._last_tick = now
+            refresh()
             for s in sessions:
                 s.unattended = s.seen_count == s.lead_count
                 s.seen_count = s.lead_count

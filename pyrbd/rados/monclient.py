@@ -106,6 +106,8 @@ class _Send(NamedTuple):
 
     def encode(self, session: Session) -> list[Buffer]:
         f = self.front
+        if _log.active and self.tid:  # and not what it says: that may be a secret
+            _log.debug("[%s tid=%d] %s", session.name, self.tid, type(f).__name__)
         return session.conn.encode_message(self.tid, f.TYPE, f.VERSION, f.COMPAT, PRIO_DEFAULT, f.to_bytes(), self.data)
 
 
@@ -607,6 +609,7 @@ class MonClient:
         if pending is None:
             return
         self._hunt.useful()
+        _log.debug("[mon tid=%d] answer: %s", tid, error or type(result).__name__)
         if error is not None:
             pending.completion.set_error(error)
         else:

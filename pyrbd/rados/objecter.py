@@ -24,7 +24,7 @@ from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from ..errors import AuthError, DecodeError, ProtocolError
+from ..errors import AuthError, DecodeError, ProtocolError, errno_name
 from ..log import Log
 from ..msgr.messages import (
     BACKOFF_OP_BLOCK,
@@ -426,7 +426,7 @@ class Objecter:
             conn = self._connect(osd, osdmap, lambda tid, length: sink(ops, self._claims, tid, length))
             session = Session(f"osd.{osd}", conn, self, self.driver, blocking=self.driver.blocking)
         except (ProtocolError, AuthError, OSError) as e:  # OSError: no file descriptor is left
-            _log.warning("osd.%d: %s", osd, e)
+            _log.warning("[osd.%d] %s", osd, e)
             self._failed(osd)
             self._want_map()
             return None
@@ -508,12 +508,14 @@ class Objecter:
                 for op in ops:
                     op.lost += was_ready
                     if op.lost == MAX_LOST_REQUESTS:
-                        _log.warning("%r: osd.%d closed the connection %d times without an answer", op, osd, op.lost)
+                        _log.warning(
+                            "[osd.%d] closed the connection %d times without an answer to %r", osd, op.lost, op
+                        )
                 self._take_back(ops)
             if not refused or held_back:  # the OSD's backoffs have ended with the connection
                 self._place_homeless(touched)
         if self._closed is None:
-            _log.info("osd.%d: connection lost: %s", osd, error)
+            _log.info("[osd.%d] connection lost: %s", osd, error)
         if refused:
             assert isinstance(error, AuthError)
             _log.warning("osd.%d: %s", osd, error)
@@ -586,6 +588,15 @@ class Objecter:
     def _on_reply(self, session: Session, message: Message) -> None:
         tid = message.header.tid
         reply = decode_reply(message.front, message.header.version)
+        if _log.active:
+            size = f", {len(message.data)} bytes" if message.data else ""
+            _log.debug(
+                "[%s tid=%d] answer: %s%s",
+                session.name,
+                tid,
+                errno_name(reply.result) if reply.result else "done",
+                size,
+            )
         with self._claims:
             op: Op | None = session.ops.get(tid)
             if op is None:
@@ -647,7 +658,7 @@ class Objecter:
                 locator.nspace or base.nspace,
                 locator.key or base.key,
             )
-            _log.debug("%r is redirected to %s", op, op.redirect)
+            _log.debug("[%s] %r is redirected to %s", session.name, op, op.redirect)
             op.flags |= FLAG_REDIRECTED | FLAG_IGNORE_CACHE | FLAG_IGNORE_OVERLAY
             op.session = None
             op.answering = op.receiving = False

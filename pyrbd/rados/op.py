@@ -9,6 +9,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DecodeError
+from ..log import Log
 from ..msgr.messages import PRIO_DEFAULT
 from ..msgr.osdop import (
     FLAG_KNOWN_REDIR,
@@ -18,10 +19,12 @@ from ..msgr.osdop import (
     MSG_OSD_OP,
     NOSNAP,
     OP_COMPAT,
+    OP_SIZE,
     OP_VERSION,
     Reply,
     encode_request,
 )
+from ..msgr.osdop import Op as Code
 from .completion import Completion
 from .exceptions import TimedOut, make_ex
 from .operations import OpOutput, OpReply
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from ..denc import Buffer
     from .objecter import Objecter
     from .session import Session
+
+_log = Log("objecter")
 
 
 class Op(Completion[Any]):
@@ -135,6 +140,15 @@ class Op(Completion[Any]):
     def __repr__(self) -> str:
         return f"<Op tid={self.tid} {self.target} attempt={self.attempt}{' done' if self.done else ''}>"
 
+    def describe(self) -> str:
+        """What it asks, for the log."""
+        codes = [int.from_bytes(self.ops[at : at + 2], "little") for at in range(0, self.n_ops * OP_SIZE, OP_SIZE)]
+        names = ", ".join(Code(c).name if c in Code._value2member_map_ else hex(c) for c in codes)
+        again = f", attempt {self.attempt}" if self.attempt else ""
+        epoch = self.target.map.epoch if self.target.map is not None else 0
+        data = f", {len(self.data)} bytes" if self.data else ""
+        return f"{names} of {self.target}{data}, by osdmap {epoch}{again}"
+
     def encode(self, session: Session) -> list[Buffer] | None:
         if self.session is not session or self.done:
             return None  # moved on, or given up, while it waited in the queue
@@ -144,6 +158,8 @@ class Op(Completion[Any]):
         flags = self.flags | FLAG_KNOWN_REDIR | FLAG_SUPPORTSPOOLEIO
         if self.attempt:
             flags |= FLAG_RETRY
+        if _log.active:
+            _log.debug("[%s tid=%d] %s", session.name, self.tid, self.describe())
         gid = session.conn.global_id
         if not self.gid:
             self.gid = gid

@@ -30,7 +30,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ProtocolError, PyrbdError
-from ..log import Log
+from ..log import Log, refresh
 from ..msgr.connection import Connection, KeepaliveAck, Message, Ready
 from ..msgr.types import Utime
 from .completion import release
@@ -197,6 +197,7 @@ class Session:
         result = sock.connect_ex(socket_address(addr))
         if result not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)):
             self._error = OSError(result, f"connect to {addr}: {errno.errorcode.get(result, result)}")
+        refresh()
         _log.debug("[%s] connecting to %s", self.name, addr)
         self.driver.register(self)
 

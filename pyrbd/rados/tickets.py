@@ -104,9 +104,9 @@ class Tickets:
 
     # ------------------------------------------------------------ to log in
 
-    def login(self, *, fresh: bool = False) -> Authenticator:
-        """To log in at a monitor: as who we are already, or (`fresh`) as a client of its own."""
-        global_id = 0 if fresh else self.global_id
+    def login(self) -> Authenticator:
+        """To log in at a monitor: as who we are already, if we are somebody."""
+        global_id = self.global_id
         old = self.held.get(ENTITY_TYPE_AUTH) if global_id else None
         ways: list[Authenticator] = []
         for method in self._methods:
@@ -155,7 +155,9 @@ class Tickets:
             return NoneAuthenticator(self.entity, self.global_id, mon=False)
         ticket = self.held.get(service)
         if ticket is None:
-            raise AuthError(f"client.{self.entity} has no ticket for {ENTITY_TYPE_NAMES.get(service, service)}s")
+            raise AuthError(
+                f"client.{self.entity} has no ticket for the service {ENTITY_TYPE_NAMES.get(service, service)}"
+            )
         return CephxAuthorizer(ticket, self.global_id)
 
     # ------------------------------------------------------------ renewal

@@ -25,12 +25,14 @@ HOME = "/pyrbd"
 """Where a container has the cluster's directory."""
 _STOPPED = "the container has ended"
 
+# it ends at once, as threads of the C++ client may crash while the process is cleared up
 _COMMAND = """
-import json, sys, rados
+import json, os, sys, rados
 c = rados.Rados(conffile=sys.argv[1], conf={"client_mount_timeout": "30"})
 c.connect()
 r, out, err = c.mon_command(sys.argv[2], b"", timeout=60)
-print(json.dumps([r, out.decode("utf-8", "replace"), err]))
+print(json.dumps([r, out.decode("utf-8", "replace"), err]), flush=True)
+os._exit(0)
 """
 
 

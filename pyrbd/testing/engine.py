@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import socket
 import sys
 import tarfile
 import time
@@ -90,14 +91,16 @@ def find_engine() -> Engine:
         from docker import errors
     except ImportError:
         raise ClusterError("the Python package docker is missing (pip install 'pyrbd-ceph[docker]')") from None
-    where = os.environ.get("DOCKER_HOST")
-    if where and not where.startswith("unix:"):
+    where = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if not where.startswith("unix://"):
         raise ClusterError(f"the engine of DOCKER_HOST={where} is on another machine, its containers are not reached")
     try:
+        # the package says it less clearly when nobody listens there, and leaves its socket open
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(where.removeprefix("unix://"))
         client = docker.from_env()
-        client.ping()
-    except errors.DockerException as e:
-        raise ClusterError(f"no container engine (DOCKER_HOST={where or 'not set'}): {e}") from None
+    except (OSError, errors.DockerException) as e:
+        raise ClusterError(f"no container engine (DOCKER_HOST={where}): {e}") from None
     return Engine(client, errors)
 
 

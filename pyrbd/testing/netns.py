@@ -19,6 +19,12 @@ def missing_abilities() -> str | None:
         return "network namespaces need root"
     if shutil.which("ip") is None:
         return "network namespaces need the program ip"
+    probe = f"{_PREFIX}-probe-{os.getpid()}"
+    try:
+        _ip("netns", "add", probe)
+        _ip("netns", "del", probe)
+    except ClusterError as e:
+        return f"network namespaces are not allowed here: {e}"
     return None
 
 

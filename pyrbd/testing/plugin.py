@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,6 +54,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("pyrbd_needs") and isinstance(item, pytest.Function):
             item.fixturenames.insert(0, "_pyrbd_abilities")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    outcome = yield
+    report, missing = outcome.get_result(), item.config.stash.get(_provider, None)
+    if report.skipped and call.excinfo is not None and str(call.excinfo.value) == str(missing):
+        # the same place for all, so that they are counted in one line
+        report.longrepr = (__file__, provider_of.__code__.co_firstlineno, f"Skipped: {missing}")
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -1,7 +1,4 @@
-"""What is to work with any cluster, key and mode: to log in, to do I/O, to go on over new tickets.
-
-For tests, and for a table of releases, key types and modes: :func:`check` gives a word for each column.
-"""
+"""What is to work with any cluster, key and mode: to log in, to do I/O, to go on over new tickets."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from pyrbd import rados, rbd
+from pyrbd import rados
 from pyrbd.msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_OSD
 from pyrbd.rados.tickets import Tickets
 
@@ -21,15 +18,6 @@ class KeyTypes(NamedTuple):
 
     monitor: int
     osd: int
-
-
-class Checked(NamedTuple):
-    """``ok``, or what went wrong."""
-
-    login: str
-    io: str
-    image: str
-    rotation: str
 
 
 def tickets_of(cluster: rados.Rados) -> Tickets:
@@ -72,19 +60,6 @@ def io(cluster: rados.Rados) -> None:
     assert json.loads(cluster.ping_monitor(mons[0]["name"]))
 
 
-def image(cluster: rados.Rados) -> None:
-    name = f"checked-{cluster.get_instance_id()}"
-    with cluster.open_ioctx("rbd") as ioctx:
-        rbd.RBD().create(ioctx, name, 16 << 20)
-        with rbd.Image(ioctx, name) as opened:
-            opened.write(b"data" * 1024, 5 << 20)
-            opened.create_snap("snap")
-            opened.write(b"more", 5 << 20)
-            assert opened.read(5 << 20, 8) == b"moredata"
-            opened.remove_snap("snap")
-        rbd.RBD().remove(ioctx, name)
-
-
 def rotation(cluster: rados.Rados, rotated: Callable[[], bool], timeout: float = 60) -> None:
     """Verified I/O until `rotated`, with new connections now and then. The cluster's tickets have to be
     short-lived, or its secrets be thrown away by `rotated`."""
@@ -111,31 +86,3 @@ def renewed(cluster: rados.Rados, times: int) -> Callable[[], bool]:
     tickets = tickets_of(cluster)
     goal = tickets.renewals + times
     return lambda: tickets.renewals >= goal
-
-
-def check(conf: str, name: str = "client.admin", options: Mapping[str, str] = {}, renewals: int = 0) -> Checked:
-    """Checks a cluster, and tells what went wrong rather than raise.
-
-    Args:
-        conf: the path of its ceph.conf.
-        options: for the client, such as its key or modes.
-        renewals: how many renewals of tickets to wait for; 0: none are.
-    """
-    words = dict.fromkeys(Checked._fields, "not tried")
-    word = "login"
-    try:
-        with login(conf, name, options) as cluster:
-            words[word] = "ok"
-            word = "io"
-            io(cluster)
-            words[word] = "ok"
-            word = "image"
-            image(cluster)
-            words[word] = "ok"
-            if renewals:
-                word = "rotation"
-                rotation(cluster, renewed(cluster, renewals))
-                words[word] = "ok"
-    except Exception as e:
-        words[word] = str(e) or type(e).__name__
-    return Checked(**words)

@@ -12,14 +12,14 @@ import pytest
 
 from pyrbd import aio, rados, rbd
 from pyrbd.msgr.auth import AUTH_METHOD_CEPHX, AUTH_METHOD_NONE
-from pyrbd.testing.native import NativeCluster
+from pyrbd.testing.base import Cluster
 from tests.conftest import own_cluster
 
 OPTIONS = ("auth_cluster_required", "auth_service_required", "auth_client_required")
 
 
 @pytest.fixture(scope="module")
-def open_cluster() -> Iterator[NativeCluster]:
+def open_cluster() -> Iterator[Cluster]:
     """A cluster without authentication."""
     with own_cluster(osds=1, settings=[f"{option}=none" for option in OPTIONS]) as cluster:
         yield cluster
@@ -46,9 +46,7 @@ def use(cluster: rados.Rados, name: str) -> None:
     "methods", ["none", "none, cephx", "cephx none", "cephx;none", "gss,none", "cephx, none", "kerberos none"]
 )
 @pytest.mark.parametrize("keyring", [True, False])
-def test_a_cluster_without_authentication(
-    open_cluster: NativeCluster, tmp_path: Path, methods: str, keyring: bool
-) -> None:
+def test_a_cluster_without_authentication(open_cluster: Cluster, tmp_path: Path, methods: str, keyring: bool) -> None:
     options = {"auth_client_required": methods}
     if not keyring:
         options["keyring"] = str(tmp_path / "none")
@@ -57,19 +55,19 @@ def test_a_cluster_without_authentication(
         use(cluster, "methods")
 
 
-def test_auth_supported_comes_before_auth_client_required(open_cluster: NativeCluster) -> None:
+def test_auth_supported_comes_before_auth_client_required(open_cluster: Cluster) -> None:
     options = {"auth_client_required": "cephx", "auth_supported": "none"}
     with rados.Rados(conffile=str(open_cluster.conf), conf=options) as cluster:
         use(cluster, "supported")
 
 
-def test_a_client_that_wants_cephx_is_refused_there(open_cluster: NativeCluster) -> None:
+def test_a_client_that_wants_cephx_is_refused_there(open_cluster: Cluster) -> None:
     with pytest.raises(rados.PermissionDeniedError, match="it allows none") as e:
         rados.Rados(conffile=str(open_cluster.conf), conf={"auth_client_required": "cephx"}).connect(timeout=10)
     assert e.value.errno == 13
 
 
-def test_images_and_another_connection_without_authentication(open_cluster: NativeCluster) -> None:
+def test_images_and_another_connection_without_authentication(open_cluster: Cluster) -> None:
     with rados.Rados(conffile=str(open_cluster.conf)) as cluster, cluster.open_ioctx("rbd") as io:
         rbd.RBD().create(io, "open", 8 << 20)
         with rbd.Image(io, "open") as image:
@@ -85,7 +83,7 @@ def test_images_and_another_connection_without_authentication(open_cluster: Nati
     assert open_cluster.tool("rbd", "info", "open")
 
 
-def test_the_asyncio_door_without_authentication(open_cluster: NativeCluster) -> None:
+def test_the_asyncio_door_without_authentication(open_cluster: Cluster) -> None:
     async def run() -> None:
         async with aio.Rados(conffile=str(open_cluster.conf)) as cluster:
             io = await cluster.open_ioctx("rbd")
@@ -164,8 +162,9 @@ def test_what_a_client_is_not_allowed_to(conf: str, handle: rados.Rados) -> None
     assert denied.value.errno == 13
 
 
-def test_the_key_of_another_cluster(conf: str, open_cluster: NativeCluster) -> None:
+def test_the_key_of_another_cluster(conf: str, open_cluster: Cluster) -> None:
     """A client with the right name and the key that it has elsewhere."""
-    keyring = str(open_cluster.dir / "keyring")
+    keyring = rados.Rados(conffile=str(open_cluster.conf)).conf_get("keyring")
+    assert keyring and keyring != rados.Rados(conffile=conf).conf_get("keyring")
     with pytest.raises(rados.PermissionDeniedError, match="did not accept our name and key"):
         rados.Rados(conffile=conf, conf={"keyring": keyring}).connect(timeout=10)

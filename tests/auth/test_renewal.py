@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import struct
 import threading
@@ -12,9 +13,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyrbd import aio, rados, rbd
+from pyrbd.msgr.frames import MODE_NAMES
 from pyrbd.msgr.types import ENTITY_TYPE_AUTH, ENTITY_TYPE_MGR, ENTITY_TYPE_OSD
 from pyrbd.rados.monclient import MonClient
-from pyrbd.testing.native import NativeCluster
+from pyrbd.testing.base import Cluster
+from tests.auth import checks, soak
 from tests.conftest import own_cluster
 from tests.proxy import redirected
 
@@ -24,15 +27,15 @@ RECORD = struct.Struct("<Q")
 
 
 @pytest.fixture(scope="module")
-def native() -> Iterator[NativeCluster]:
-    """Three monitors, whose tickets are good for four seconds, and to ask for others for eight."""
-    settings = ["auth_service_ticket_ttl=4", "auth_mon_ticket_ttl=8"]
+def native() -> Iterator[Cluster]:
+    """Three monitors, whose tickets are good for two seconds, and to ask for others for four."""
+    settings = ["auth_service_ticket_ttl=2", "auth_mon_ticket_ttl=4", "mon_tick_interval=1"]
     with own_cluster(mons=3, osds=2, settings=settings) as cluster:
         yield cluster
 
 
 @pytest.fixture
-def client(native: NativeCluster) -> Iterator[rados.Rados]:
+def client(native: Cluster) -> Iterator[rados.Rados]:
     with rados.Rados(conffile=str(native.conf)) as cluster:
         yield cluster
 
@@ -91,6 +94,18 @@ def test_tickets_are_renewed_on_the_session_under_load(client: rados.Rados, mon:
             assert result == 0
     assert tickets.logins == 1, "all was asked on the session that was there"
     assert client.get_instance_id() == global_id
+
+
+@pytest.mark.parametrize("mode", ["secure", "crc"])
+def test_memory_stays_the_same_over_many_tickets(native: Cluster, mode: str) -> None:
+    """`tests/auth/soak.py` does it for as long as one likes."""
+    modes = {"ms_client_mode": mode, "ms_mon_client_mode": mode}
+    with checks.login(str(native.conf), options=modes) as cluster:
+        mon = cluster.client.mon
+        assert mon is not None and mon._session is not None and MODE_NAMES[mon._session.conn.mode] == mode
+        soaked = soak.soak(cluster, 6)
+        assert soaked.renewals >= 3 and soaked.logins == 0 and soaked.connections > 5
+        assert soaked.growth < 1024, soaked
 
 
 @pytest.mark.parametrize("service", [ENTITY_TYPE_OSD, ENTITY_TYPE_MGR])
@@ -229,7 +244,11 @@ def test_a_renewal_that_is_refused_ends_in_another_login(client: rados.Rados, mo
     assert not errors and mon.tickets.logins == logins
 
 
-def test_tickets_are_renewed_on_an_event_loop(native: NativeCluster) -> None:
+def test_tickets_are_renewed_on_an_event_loop(native: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when the wall's clock is wrong: validity is counted from when a ticket came."""
+    wrong = itertools.count(10, 1_000_000)
+    monkeypatch.setattr(time, "time", lambda: float(next(wrong)))
+
     async def run() -> None:
         async with aio.Rados(conffile=str(native.conf)) as cluster:
             io = await cluster.open_ioctx("rbd")
@@ -245,7 +264,7 @@ def test_tickets_are_renewed_on_an_event_loop(native: NativeCluster) -> None:
     asyncio.run(run())
 
 
-def test_a_key_that_is_taken_away_is_told_at_last(native: NativeCluster, client: rados.Rados) -> None:
+def test_a_key_that_is_taken_away_is_told_at_last(native: Cluster, client: rados.Rados) -> None:
     """A client goes on as long as OSDs take its ticket; then everything fails with what the monitors say."""
     out = client.mon_command(
         json.dumps(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,8 +44,9 @@ def ceph_on_ours(
         pytest.skip(f"{CEPH} is not installed")
     there = tmp_path_factory.mktemp("ceph-on-ours")
     (there / "rados.py").write_text("from pyrbd.rados import *\n")
-
-    path = os.pathsep.join([str(there), str(ROOT), "/usr/lib/python3/dist-packages"])
+    # what is ours comes first: the distribution's cryptography may be older than we need
+    libraries = sysconfig.get_path("platlib")
+    path = os.pathsep.join([str(there), str(ROOT), libraries, "/usr/lib/python3/dist-packages"])
     how: dict[str, Any] = {"text": True, "env": {**os.environ, "PYTHONPATH": path}}
     program = [sys.executable, CEPH, "-c", conf]
 
