@@ -181,14 +181,19 @@ class EntityAddrVec(Struct):
             a.encode(e)
 
     @property
-    def msgr2(self) -> "tuple[EntityAddr, ...]":
+    def msgr2_addrs(self) -> "tuple[EntityAddr, ...]":
         """The msgr2 addresses: none with `ms_bind_msgr2 = false`, several with IPv4 and IPv6."""
         return tuple([a for a in self.addrs if a.type == EntityAddr.TYPE_MSGR2])
+
+    @property
+    def msgr2(self) -> "EntityAddr | None":
+        """The first msgr2 address, if there is one."""
+        return next(iter(self.msgr2_addrs), None)
 
     def choose(self, like: "EntityAddr | None", failures: int = 0) -> "EntityAddr | None":
         """The msgr2 address to connect to: first those of the family of `like`, our own, and the
         next one after each failure. None if there is none."""
-        found = self.msgr2
+        found = self.msgr2_addrs
         if len(found) > 1 and like is not None:
             found = tuple(sorted(found, key=lambda a: a.is_ipv6 != like.is_ipv6))
         return found[failures % len(found)] if found else None

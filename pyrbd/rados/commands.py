@@ -459,7 +459,9 @@ class Commands:
 
                 def gone(osd: int = osd, addr: EntityAddr = conn.target) -> bool:
                     osdmap = client.objecter.osdmap
-                    return osdmap is not None and (not osdmap.is_up(osd) or addr not in osdmap.osd_addrs(osd).msgr2)
+                    return osdmap is not None and (
+                        not osdmap.is_up(osd) or addr not in osdmap.osd_addrs(osd).msgr2_addrs
+                    )
 
                 return await self._once(name, conn, front, inbuf, deadline, gone, client.on_map)
             except Broken as e:

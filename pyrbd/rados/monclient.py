@@ -212,7 +212,7 @@ class MonClient:
         known = []
         if self.monmap is not None:
             for name, m in self.monmap.mons.items():
-                for addr in m.public_addrs.msgr2:
+                for addr in m.public_addrs.msgr2_addrs:
                     known.append(Candidate(name, addr, m.priority, m.weight))
         if known and not self._hunt.rounds:
             return known

@@ -795,7 +795,7 @@ class Objecter:
     def _close_stale(self, osdmap: OSDMap) -> None:
         """Connections to OSDs that are down or have come back elsewhere."""
         for osd, session in list(self._sessions.items()):
-            if not osdmap.is_up(osd) or session.conn.target not in osdmap.osd_addrs(osd).msgr2:
+            if not osdmap.is_up(osd) or session.conn.target not in osdmap.osd_addrs(osd).msgr2_addrs:
                 session.abort(ProtocolError(f"osd.{osd} is not at {session.conn.target} in epoch {osdmap.epoch}"))
 
     def wait_for_map(self, epoch: int, deadline: float | None = None) -> Event[int]:
