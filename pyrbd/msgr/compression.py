@@ -4,6 +4,10 @@ Peers whose banners have the feature agree on an algorithm after the signatures:
 COMPRESSION_REQUEST has what the client would like, in order, COMPRESSION_DONE what it gets. From
 then on the sender of a frame may compress all of its segments, and says so in the preamble.
 
+OSDs up to tentacle 20.2.4 agree with other OSDs only: `CompressorRegistry::get_mode` looks at the type of
+the peer. Where one is made to take compressed requests, its throttle of client messages must be off
+(`osd_client_message_size_cap = 0`): it takes the compressed size and gives back the other, and aborts.
+
 The containers are those of Ceph's compressors: each has the length, or the mark, that Ceph puts
 before the algorithm's own format. The libraries are optional and imported when they are needed.
 """

@@ -20,6 +20,7 @@ leaves zeros.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -68,7 +69,8 @@ STREAM_SIZE = 128 * 1024
 the parts together for one call takes less time."""
 
 
-def _has_streams() -> bool:
+@cache
+def has_streams() -> bool:
     """Whether a cipher writes into a buffer of the right size. Releases of `cryptography` that are older
     than what we ask for, as a distribution's on PYTHONPATH, want 15 bytes more; all goes by `AESGCM` then."""
     try:
@@ -78,9 +80,6 @@ def _has_streams() -> bool:
     except ValueError:
         return False
     return True
-
-
-_STREAMS = _has_streams()
 
 
 class Nonces:
@@ -153,7 +152,7 @@ class SecureWriter:
             return [head]
         rest = segments[1:]
         size = sum(len(s) + -len(s) % BLOCK for s in rest) + EPILOGUE_SIZE
-        if size >= STREAM_SIZE and _STREAMS:
+        if size >= STREAM_SIZE and has_streams():
             return [head, self._stream(rest, size)]
         parts: list[Buffer] = []
         for s in rest:
@@ -288,7 +287,7 @@ class SecureReader(FrameReader):
                 return self._expand(tag, (segment,)) if compressed else Frame(tag, (segment,), None)
             at2 = l1 + -l1 % BLOCK
             at3 = at2 + l2 + -l2 % BLOCK
-            bulk = l3 >= BULK_SIZE and not compressed and _STREAMS
+            bulk = l3 >= BULK_SIZE and not compressed and has_streams()
             end = at3 + l3 + -l3 % BLOCK
             need = piece_b + at3 if bulk else piece_b + end + EPILOGUE_SIZE + TAG_SIZE
             if have < need:

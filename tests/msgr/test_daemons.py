@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 
 import pytest
 
-from pyrbd import rados, rbd
+from pyrbd import aio, rados, rbd
 from pyrbd.msgr import connection
 from pyrbd.msgr.compression import ALGORITHMS
 from pyrbd.msgr.frames import BULK_SIZE, MODE_CRC, MODE_SECURE
@@ -57,6 +58,19 @@ def test_the_client_chooses_where_the_cluster_allows_both(conf: str, mode: str, 
         session = client._client.mon._session
         assert session is not None
         assert session.conn.mode == (MODE_SECURE if mon_mode == "secure" else MODE_CRC)
+
+
+@pytest.mark.parametrize("mode", ["crc", "secure"])
+def test_the_asyncio_door_in_each_mode(conf: str, mode: str) -> None:
+    async def main() -> None:
+        async with aio.Rados(conffile=conf, conf={"ms_client_mode": mode}) as client:
+            io = await client.open_ioctx("rbd")
+            for size in SIZES[1:]:
+                await io.write_full("by asyncio", NOISE[-size:])
+                assert await io.read("by asyncio", size) == NOISE[-size:]
+            await io.remove_object("by asyncio")
+
+    asyncio.run(main())
 
 
 @pytest.fixture(scope="module", params=["secure", "crc"])
