@@ -45,6 +45,8 @@ class Way(NamedTuple):
 def connected(cluster: NativeCluster, way: Way) -> Iterator[rados.Rados]:
     """A client that accepts this way and no other."""
     conf = {
+        "rados_osd_op_timeout": "60",
+        "rados_mon_op_timeout": "60",
         "ms_client_mode": way.mode,
         "ms_mon_client_mode": way.mode,
         "ms_osd_compress_mode": "force" if way.compression else "none",
