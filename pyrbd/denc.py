@@ -296,6 +296,11 @@ class Vector(WireType):
             self.item.encode(e, x)
 
 
+def _order(key: Any) -> Any:
+    """What keys are compared by: structs by their fields."""
+    return tuple([_order(getattr(key, name)) for name in key._names]) if isinstance(key, Struct) else key
+
+
 class MapOf(WireType):
     """u32 count and (key, value) pairs; encoded in the order of the keys, as std::map is."""
 
@@ -312,7 +317,7 @@ class MapOf(WireType):
 
     def encode(self, e: Encoder, v: Mapping[Any, Any]) -> None:
         e.u32(len(v))
-        for k in sorted(v):
+        for k in sorted(v, key=_order):
             self.key.encode(e, k)
             self.value.encode(e, v[k])
 
@@ -482,6 +487,8 @@ class Struct:
         return cls(**{f.name: f.type.decode(body) for f in cls.wire_fields if f.since <= struct_v})
 
     def encode(self, e: Encoder) -> None:
+        if self._names and not self.wire_fields:
+            raise NotImplementedError(f"{type(self).__name__} is decoded in its own way, and is not sent")
         if self.wire_version is None:
             for f in self.wire_fields:
                 f.type.encode(e, getattr(self, f.name))

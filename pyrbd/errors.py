@@ -39,6 +39,11 @@ class ProtocolError(PyrbdError):
     errno = _errno.EPROTO
 
 
+class IncompatibleError(ProtocolError):
+    """The peer is none that can be talked to: another program, another messenger, features that
+    one of us lacks. Another connection will not do better."""
+
+
 class ConfigError(PyrbdError):
     """A ceph.conf, keyring or option that cannot be used as written."""
 

@@ -32,6 +32,8 @@ class Fault:
         half_close_up, half_close_down: that direction ends after so many bytes; the other stays.
         stall_up, stall_down: after so many bytes, no more are forwarded in that direction.
         delay: seconds that all bytes are late.
+        alter: what becomes of a piece of the stream: ``alter(up, at, data)`` gives the bytes that are forwarded, `up`
+            says whether to the daemon, `at` how many bytes were before.
         refuse: the connection is closed at once.
     """
 
@@ -43,6 +45,7 @@ class Fault:
     stall_down: int | None = None
     delay: float = 0.0
     refuse: bool = False
+    alter: Callable[[bool, int, bytes], bytes] | None = None
 
 
 class _Direction:
@@ -183,8 +186,11 @@ class Pipe:
             direction.ended = True
             if direction.limit is not None:
                 direction.limit = None  # it did not come to it
-        elif direction.take(data, time.monotonic() + self.fault.delay):
-            direction.ended = True
+        else:
+            if self.fault.alter is not None:
+                data = self.fault.alter(direction is self.up, direction.seen, data)
+            if direction.take(data, time.monotonic() + self.fault.delay):
+                direction.ended = True
 
 
 class Proxy:

@@ -40,7 +40,7 @@ def monitor_of(cluster: rados.Rados) -> str:
     mon = cluster.client.mon
     assert mon is not None and mon._session is not None and mon.monmap is not None
     target = mon._session.conn.target
-    return next(f"mon.{name}" for name, m in mon.monmap.mons.items() if target in m.public_addrs.msgr2)
+    return next(f"mon.{name}" for name, m in mon.monmap.mons.items() if target in m.public_addrs.msgr2_addrs)
 
 
 def test_commands_and_maps_go_on_at_another_monitor_when_ours_dies(monitors: Cluster) -> None:

@@ -2,6 +2,7 @@
 (`src/cls/rbd/cls_rbd.cc`, `src/cls/rbd/cls_rbd_client.cc`): requests and replies."""
 
 import struct as _struct
+from collections.abc import Iterable
 from typing import Annotated
 
 from ..denc import Decoder, Encoder, Struct, Vector, s64, string, u8, u32, u64
@@ -134,6 +135,18 @@ class SnapContextReply(Struct):
 class StripeReply(Struct):
     stripe_unit: u64
     stripe_count: u64
+
+
+def listed_up_to(before: str, names: Iterable[str]) -> str:
+    """Where a listing goes on: behind the last of the names that it gave for `before`.
+
+    Raises:
+        DecodeError: they are not behind it, so that there would be no end.
+    """
+    last = max((name.encode("utf-8", "surrogateescape") for name in names), default=b"")
+    if last <= before.encode("utf-8", "surrogateescape"):
+        raise DecodeError(f"a listing does not go on after {before!r}")
+    return last.decode("utf-8", "surrogateescape")
 
 
 def decode_optional_u64(d: Decoder) -> int | None:

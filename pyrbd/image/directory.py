@@ -56,7 +56,7 @@ async def list_images(io: IoContext) -> dict[str, str]:
         found.update(page)
         if len(page) < _LIST_PAGE:
             return found
-        last = max(page)
+        last = cls_rbd.listed_up_to(last, page)
 
 
 async def _list_v1(io: IoContext) -> list[str]:

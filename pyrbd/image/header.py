@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..rados.io import IoContext
 
 _SNAPS_PER_REQUEST = 64
+_MAX_ENOENT_RETRIES = 10
+"""How often a header is read again that names a snapshot which is not there (`RefreshRequest.h`)."""
 
 V1_TEXT = b"<<< Rados Block Device Image >>>\n"
 V1_MIGRATING_TEXT = b"<<< Migrating RBD Image      >>>\n"
@@ -99,6 +101,7 @@ async def load(io: IoContext, oid: str, old_format: bool, image: str) -> Header:
 
 
 async def _load_v2(io: IoContext, oid: str) -> Header:
+    retries = 0
     while True:
         reply = await io.operate(oid, cls_rbd.header_operation())
         raw = RawHeader.from_outputs([o.data if o.rval >= 0 else b"" for o in reply.ops])
@@ -106,6 +109,9 @@ async def _load_v2(io: IoContext, oid: str) -> Header:
             snaps = await _read_snapshots(io, oid, raw.snap_ids)
         except rados.ObjectNotFound:  # a snapshot was removed in between, or all of it
             await io.operate(oid, ObjectOperation().stat())
+            retries += 1
+            if retries > _MAX_ENOENT_RETRIES:
+                raise DecodeError(f"the image header {oid} names snapshots that are not there") from None
             continue
         return Header(raw, snaps, SnapContext(raw.snap_seq, raw.snap_ids))
 
@@ -133,7 +139,7 @@ async def _load_v1(io: IoContext, oid: str, image: str) -> Header:
     op = ObjectOperation().read(0, V1_HEADER.size).call("rbd", "snap_list")
     reply = await io.operate(oid, op)
     data = reply.ops[0].data
-    if len(data) < V1_HEADER.size:
+    if len(data) != V1_HEADER.size:
         raise DecodeError(f"the header of image {image} has {len(data)} bytes")
     text, block_name, signature, _, order, _, _, _, size, _, _, _, _ = V1_HEADER.unpack(data)
     if text.startswith(V1_MIGRATING_TEXT):

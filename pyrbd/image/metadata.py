@@ -104,7 +104,7 @@ async def _list(io: IoContext, oid: str) -> dict[str, str]:
         found.update(page)
         if len(page) < _PAGE:
             return found
-        start = list(page)[-1]
+        start = cls_rbd.listed_up_to(start, page)
 
 
 async def _overrides(io: IoContext, oid: str) -> dict[str, str]:
@@ -119,7 +119,7 @@ async def _overrides(io: IoContext, oid: str) -> dict[str, str]:
             found[key.removeprefix(CONF_PREFIX)] = value
         if len(page) < _PAGE:
             return found
-        start = list(page)[-1]
+        start = cls_rbd.listed_up_to(start, page)
 
 
 def _raw(text: str) -> bytes:

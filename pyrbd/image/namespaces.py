@@ -150,4 +150,4 @@ async def list_(io: IoContext) -> list[str]:
         found += page
         if len(page) < _PAGE:
             return found
-        last = page[-1]
+        last = cls_rbd.listed_up_to(last, page)

@@ -167,7 +167,7 @@ async def entries(io: "IoContext") -> list[TrashEntry]:
         found += [TrashEntry(image_id, spec) for image_id, spec in page.items()]
         if len(page) < _PAGE:
             return found
-        last = found[-1].id
+        last = cls_rbd.listed_up_to(last, page)
 
 
 async def _notify(io: "IoContext", op: int, image_id: str, spec: TrashImageSpec | None = None) -> None:
@@ -494,6 +494,8 @@ async def _to_free(io: "IoContext", candidates: list[TrashEntry], threshold: flo
     """The images to remove so that no pool is fuller than `threshold`."""
     import json
 
+    from ..rados.commands import decode_json
+
     client = io.client
     by_pool: dict[int, list[TrashEntry]] = {}
     for entry in sorted(candidates, key=lambda e: (e.spec.deferment_end_time.sec, e.id)):
@@ -508,14 +510,19 @@ async def _to_free(io: "IoContext", candidates: list[TrashEntry], threshold: flo
         raise make_ex(answer.result, f"error getting the usage of pools: {answer.status}")
     chosen: dict[str, None] = {}
     freed_at_all = False
-    for pool in json.loads(answer.output)["pools"]:
-        stats = pool["stats"]
-        if pool["id"] not in by_pool or stats["percent_used"] <= threshold:
-            continue
-        whole = stats["max_avail"] + stats["bytes_used"]
-        wanted = int(whole * (stats["percent_used"] - threshold))
+
+    def too_full(found: Any) -> list[tuple[int, int]]:
+        """[(pool, bytes that are too many)]"""
+        pools = [(int(p["id"]), p["stats"]) for p in found["pools"]]
+        return [
+            (pool_id, int((s["max_avail"] + s["bytes_used"]) * (s["percent_used"] - threshold)))
+            for pool_id, s in pools
+            if pool_id in by_pool and s["percent_used"] > threshold
+        ]
+
+    for pool_id, wanted in decode_json(answer.output, too_full):
         freed = 0
-        for entry in by_pool[pool["id"]]:
+        for entry in by_pool[pool_id]:
             try:
                 freed += await _used_bytes(io, entry.id)
             except ImageNotFound:

@@ -36,6 +36,11 @@ ZSTD_LEVEL = 1
 _RAW_DEFLATE = -15
 LZ4_WINDOW = 64 * 1024
 MAX_LZ4_BLOCKS = 65536
+LZ4_RATIO = 255
+SNAPPY_RATIO = 22
+"""What a byte of these formats can become at most: more is announced by nobody who means it."""
+ZSTD_ROOM = 4 * 1024 * 1024
+"""Memory for more than that is made as it comes out, not as it is announced."""
 
 _U32 = _struct.Struct("<I")
 _LZ4_BLOCK = _struct.Struct("<II")
@@ -101,13 +106,15 @@ def _zstd() -> Codec:
         (size,) = _U32.unpack_from(data)
         if size > limit:
             raise _too_large("zstd", size, limit)
-        raw = bytearray(size)
+        raw = bytearray(min(size, ZSTD_ROOM))
         try:
             # a stream, as the frame itself may claim any size
             with zstandard.ZstdDecompressor().stream_reader(memoryview(data)[_U32.size :]) as reader:
                 at = 0
                 while at < size and (n := reader.readinto(memoryview(raw)[at:])):
                     at += n
+                    if at == len(raw):
+                        raw += bytes(min(size, 2 * at) - at)
                 if at < size or reader.read(1):
                     raise _broken("zstd", f"it has not the {size} bytes that it announces")
         except zstandard.ZstdError as e:
@@ -141,6 +148,8 @@ def _lz4() -> Codec:
         for original, compressed in sizes:
             if compressed > len(view) - at:
                 raise _broken("lz4", "it is cut off")
+            if original > LZ4_RATIO * compressed:
+                raise _broken("lz4", f"{original} bytes of {compressed} are announced")
             try:
                 plain = lz4.block.decompress(
                     view[at : at + compressed], uncompressed_size=original, dict=bytes(raw[-LZ4_WINDOW:])
@@ -171,6 +180,8 @@ def _snappy() -> Codec:
             size = snappy.decompress_raw_len(raw)
             if size > limit:
                 raise _too_large("snappy", size, limit)
+            if size > SNAPPY_RATIO * len(raw):
+                raise _broken("snappy", f"{size} bytes of {len(raw)} are announced")
             return bytes(snappy.decompress_raw(raw))
         except DecompressionError as e:
             raise _broken("snappy", e) from None

@@ -35,7 +35,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from ..denc import Buffer, Decoder, Struct, Vector, blob, boolean, s32, s64, u8, u32, u64
-from ..errors import AuthError, DecodeError, ProtocolError, errno_name
+from ..errors import AuthError, DecodeError, IncompatibleError, ProtocolError, errno_name
 from ..log import Log
 from . import frames
 from .auth import AUTH_METHOD_NAMES, AUTH_METHOD_NONE, Authenticator, AuthResult
@@ -267,6 +267,9 @@ TRANSITIONS: dict[State, dict[int, str]] = {
     State.CLOSED: {},
 }
 
+MAX_HANDSHAKE_FRAMES = 16
+"""No handshake needs as many: an authentication has two or three rounds."""
+
 _MSG1_BANNER = b"ceph v027"
 MODE_OPTIONS = {ENTITY_TYPE_MON: "ms_mon_client_mode", ENTITY_TYPE_MGR: "ms_mon_client_mode"}
 """The option that has our modes for a kind of daemon; for the others it is `ms_client_mode`."""
@@ -344,8 +347,10 @@ class Connection:
         self._sent_log = bytearray()
         self._result: AuthResult | None = None
         self._expected_signature = b""
-        self._reader = FrameReader(sink, verify=crc_data)
+        self._reader = FrameReader(verify=crc_data)
         self._reader.log = bytearray()
+        self._sink = sink
+        self._handshake_frames = 0
         self.get_buffer = self._reader.get_buffer
         self._write_with(CrcWriter() if crc_data else UnsummedWriter())
         self._send(encode_banner(FEATURE_REVISION_1 | (FEATURE_COMPRESSION if compression else 0)))
@@ -488,11 +493,11 @@ class Connection:
             if seen.startswith(_MSG1_BANNER[: len(seen)]):
                 if len(seen) < len(_MSG1_BANNER):
                     return False
-                raise ProtocolError(
+                raise IncompatibleError(
                     f"{self.target} speaks only messenger v1",
                     hint="use the monitor's msgr2 port, 3300 unless set otherwise; nautilus 14.2.11 or newer is needed",
                 )
-            raise ProtocolError(
+            raise IncompatibleError(
                 f"{self.target} is not a Ceph daemon: it began with {seen[:24]!r}",
                 hint="check mon_host",
             )
@@ -500,16 +505,16 @@ class Connection:
         if raw is None:
             return False
         if int.from_bytes(raw[8:10], "little") != BANNER_PAYLOAD.size:
-            raise ProtocolError(f"{self.target}: banner with a payload of another size")
+            raise IncompatibleError(f"{self.target}: banner with a payload of another size")
         supported, required = BANNER_PAYLOAD.unpack_from(raw, 10)
         if not supported & FEATURE_REVISION_1:
-            raise ProtocolError(
+            raise IncompatibleError(
                 f"{self.target} speaks messenger v2.0, which is not safe",
                 hint="upgrade the cluster to nautilus 14.2.11, octopus 15.2.5 or newer",
             )
         announced = FEATURE_REVISION_1 | (FEATURE_COMPRESSION if self._offer else 0)
         if required & ~announced:
-            raise ProtocolError(
+            raise IncompatibleError(
                 f"{self.target} requires messenger features {required & ~announced:#x} that are not spoken here",
                 errno=95,
             )
@@ -540,6 +545,10 @@ class Connection:
         self._send_signed(Tag.AUTH_REQUEST, AuthRequest(self._auth.method, modes, self._auth.request()))
 
     def _dispatch(self, frame: Frame) -> Event | None:
+        if self.state is not State.READY:
+            self._handshake_frames += 1
+            if self._handshake_frames > MAX_HANDSHAKE_FRAMES:
+                raise ProtocolError(f"{self.peer_name} at {self.target} does not come to the end of the handshake")
         handler = TRANSITIONS[self.state].get(frame.tag)
         if handler is None:
             raise ProtocolError(
@@ -557,7 +566,7 @@ class Connection:
         hello = Hello.decode(Decoder(self._payload(frame)))
         if hello.entity_type != self.peer_type:
             found = ENTITY_TYPE_NAMES.get(hello.entity_type, str(hello.entity_type))
-            raise ProtocolError(f"{self.target} is a {found}, not a {self.peer_name}", hint="check mon_host")
+            raise IncompatibleError(f"{self.target} is a {found}, not a {self.peer_name}", hint="check mon_host")
         seen = hello.peer_addr
         self.own_addr = EntityAddr(EntityAddr.TYPE_MSGR2, self._own_nonce, seen.host, 0)
         self.state = State.AUTH
@@ -601,6 +610,8 @@ class Connection:
         done = AuthDone.decode(Decoder(self._payload(frame)))
         if done.con_mode not in self._offered:
             raise ProtocolError(f"{self.peer_name} chose connection mode {done.con_mode}, which we did not offer")
+        if done.global_id >> 63:  # it travels as a signed number elsewhere
+            raise ProtocolError(f"{self.peer_name} at {self.target} gave us the global id {done.global_id}")
         self._result = self._auth.done(done.payload)
         if self.global_id == 0:
             self.global_id = done.global_id
@@ -656,7 +667,7 @@ class Connection:
 
     def _on_auth_signature(self, frame: Frame) -> None:
         if not hmac.compare_digest(bytes(self._payload(frame)), self._expected_signature):
-            raise AuthError(
+            raise ProtocolError(
                 f"{self.peer_name} at {self.target}: wrong signature of the handshake",
                 hint="somebody changed it on its way, or the daemon is not of this cluster",
             )
@@ -693,6 +704,7 @@ class Connection:
             self._refuse_features(missing, "is too old: it lacks features that pyrbd requires")
         self.features = ident.features_supported & self._announced
         self._reader.max_frame = frames.MAX_SEGMENT
+        self._reader.sink = self._sink
         self.state = State.READY
         _log.debug(
             "[%s] SERVER_IDENT: it is %s.%d at %s, with features %#x; the connection is ready",
@@ -740,15 +752,16 @@ class Connection:
 
     def _refuse_features(self, bits: int, why: str) -> None:
         names = ", ".join(feature_names(bits))
-        raise ProtocolError(f"{self.peer_name} at {self.target} {why}: {names} ({bits:#x})", errno=95)
+        raise IncompatibleError(f"{self.peer_name} at {self.target} {why}: {names} ({bits:#x})", errno=95)
 
     # ------------------------------------------------------------ the session
 
     def _on_message(self, frame: Frame) -> Message:
         segments = frame.segments
         header = decode_message_header(segments[0])
-        if header.seq <= self.in_seq:
-            raise ProtocolError(f"{self.peer_name} at {self.target} repeated message {header.seq}")
+        if header.seq != self.in_seq + 1:
+            what = "repeated" if header.seq <= self.in_seq else "left messages out before"
+            raise ProtocolError(f"{self.peer_name} at {self.target} {what} message {header.seq}")
         self.in_seq = header.seq
         if len(segments) == 1:
             empty = segments[0][:0]

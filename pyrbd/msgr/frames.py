@@ -78,6 +78,8 @@ BULK_SIZE = 64 * 1024
 """A data segment of at least this many bytes is received into its final place."""
 BULK_CHUNK = 128 * 1024
 """Of which so many bytes at a time: each is summed while it is still in the cache."""
+BULK_ROOM = 16 * 1024 * 1024
+"""Memory for a data segment that is longer is made as it comes, not as it is announced."""
 JOIN_LIMIT = 16384
 """Smaller segments are sent in one buffer with what is around them."""
 
@@ -281,12 +283,20 @@ class _Bulk:
         self.size = size
         self.owned: BytesBuffer | None = None
         if view is None:
-            self.owned = BytesBuffer(size)
+            self.owned = BytesBuffer(min(size, BULK_ROOM))
             view = self.owned.view
         self.view = view
         self.filled = 0
         self.crc = 0
         self.frame = frame
+
+    def room(self) -> memoryview:
+        """Where its next bytes belong."""
+        if self.filled == len(self.view):
+            larger = BytesBuffer(min(self.size, 2 * self.filled))
+            larger.view[: self.filled] = self.view
+            self.owned, self.view = larger, larger.view
+        return self.view[self.filled : self.filled + BULK_CHUNK]
 
 
 class FrameReader:
@@ -326,7 +336,7 @@ class FrameReader:
         """Where the next received bytes belong; never empty."""
         bulk = self._bulk
         if bulk is not None and bulk.filled < bulk.size:
-            return bulk.view[bulk.filled : min(bulk.size, bulk.filled + BULK_CHUNK)]
+            return bulk.room()
         if self._pos == self._end:
             self._pos = self._end = 0
         elif self._pos and self._pos + self._want > len(self._buf):
@@ -506,11 +516,14 @@ class FrameReader:
         into = self._place(header, l3) if tag == TAG_MESSAGE else None
         self._bulk = bulk = _Bulk(l3, into, Frame(tag, segments, None))
         self._advance(at3 - self._pos)
-        n = min(l3, self._end - self._pos)
-        bulk.view[:n] = view[self._pos : self._pos + n]
-        bulk.crc = standard_crc32c(bulk.view[:n], 0) if self._verify else 0
-        bulk.filled = n
-        self._advance(n)
+        while bulk.filled < l3 and self._pos < self._end:
+            room = bulk.room()
+            n = min(len(room), self._end - self._pos)
+            room[:n] = view[self._pos : self._pos + n]
+            if self._verify:
+                bulk.crc = standard_crc32c(room[:n], bulk.crc)
+            bulk.filled += n
+            self._advance(n)
 
     def _finish_bulk(self) -> Frame | None:
         bulk = self._bulk

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from ..errors import AuthError, ProtocolError
 from .buffers import BytesBuffer
 from .frames import (
+    BULK_ROOM,
     BULK_SIZE,
     HEADER_SIZE,
     LATE_STATUS_COMPLETE,
@@ -202,7 +203,7 @@ class _Bulk:
         self.size = size
         self.owned: BytesBuffer | None = None
         if view is None:
-            self.owned = BytesBuffer(size)
+            self.owned = BytesBuffer(min(size, BULK_ROOM))
             view = self.owned.view
         self.view = view
         self.filled = 0
@@ -211,6 +212,10 @@ class _Bulk:
 
     def take(self, ciphertext: memoryview) -> None:
         n = len(ciphertext)
+        if self.filled + n > len(self.view):
+            larger = BytesBuffer(min(self.size, 2 * (self.filled + n)))
+            larger.view[: self.filled] = self.view[: self.filled]
+            self.owned, self.view = larger, larger.view
         if n:
             self.decryptor.update_into(ciphertext, self.view[self.filled : self.filled + n])
             self.filled += n
@@ -345,7 +350,7 @@ class SecureReader(FrameReader):
         try:
             stream.decryptor.finalize_with_tag(tail[-TAG_SIZE:])
         except InvalidTag:
-            stream.view[:] = bytes(stream.size)
+            stream.view[:] = bytes(len(stream.view))
             raise _wrong_tag() from None
         self._advance(size)
         self._stream = None

@@ -34,6 +34,13 @@ class Client(NamedTuple):
     def of(cls, addr: EntityAddr) -> Client:
         return cls(addr.host, addr.port, addr.nonce)
 
+    def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+        """What a range covers; None where it is no range."""
+        try:
+            return ipaddress.ip_network(f"{self.host}/{self.nonce}", strict=False)
+        except ValueError:
+            return None
+
 
 class Blocklist(NamedTuple):
     """Who may not talk to the OSDs."""
@@ -52,7 +59,7 @@ class Blocklist(NamedTuple):
         if not self.ranges or not addr.host:
             return False
         host = ipaddress.ip_address(addr.host)
-        return any(host in ipaddress.ip_network(f"{r.host}/{r.nonce}", strict=False) for r in self.ranges if r.host)
+        return any(host in network for r in self.ranges if (network := r.network()) is not None)
 
 
 class OsdSection(NamedTuple):

@@ -36,6 +36,10 @@ RULE_SET_CHOOSELEAF_STABLE = 13
 
 MAX_BUCKETS = 1 << 22
 MAX_DEPTH = 64
+MAX_DRAWS = 1 << 19
+"""Items that one evaluation of a rule may look at (and what a look into a bucket costs besides). No map in use comes
+near; without a bound, the tries and replicas that a damaged map tells of would keep us for hours."""
+_LOOK = 8
 DEFAULT_CHOOSE_ARGS = -1
 
 # 2^48 * log2(1 + i/128) for i = 0..128 and 2^48 * log2(1 + i/2^15) for i = 0..255, 6 bytes
@@ -300,6 +304,8 @@ class CrushMap:
 
         Args:
             weights: of the devices, 0x10000 = in; those beyond its end are out.
+        Raises:
+            DecodeError: the rule does not come to an end.
         """
         rule = self.rules.get(ruleno)
         if rule is None:
@@ -314,6 +320,7 @@ class CrushMap:
         stable = t.chooseleaf_stable
         w: list[int] = []
         result: list[int] = []
+        draws = [MAX_DRAWS]
         for op, arg1, arg2 in rule.steps:
             if op == RULE_TAKE:
                 if 0 <= arg1 < self.max_devices or arg1 in self.buckets:
@@ -342,7 +349,7 @@ class CrushMap:
                     room = result_max - len(o)
                     if numrep <= 0 or bucket is None or room <= 0:
                         continue
-                    run = _Run(self, weights, x, args, local_retries, fallback_retries, vary_r, stable)
+                    run = _Run(self, weights, x, args, draws, local_retries, fallback_retries, vary_r, stable)
                     out, out2 = [0] * room, [0] * room
                     if firstn:
                         recurse = leaf_tries or (1 if t.chooseleaf_descend_once else choose_tries)
@@ -365,7 +372,7 @@ class CrushMap:
 class _Run:
     """One evaluation: what stays the same through the recursion."""
 
-    __slots__ = ("args", "fallback_retries", "local_retries", "map", "stable", "vary_r", "weights", "x")
+    __slots__ = ("args", "draws", "fallback_retries", "local_retries", "map", "stable", "vary_r", "weights", "x")
 
     def __init__(
         self,
@@ -373,6 +380,7 @@ class _Run:
         weights: Sequence[int],
         x: int,
         args: Mapping[int, ChooseArg],
+        draws: list[int],
         local_retries: int,
         fallback_retries: int,
         vary_r: int,
@@ -382,10 +390,17 @@ class _Run:
         self.weights = weights
         self.x = x
         self.args = args
+        self.draws = draws
         self.local_retries = local_retries
         self.fallback_retries = fallback_retries
         self.vary_r = vary_r
         self.stable = stable
+
+    def spend(self, bucket: Bucket) -> None:
+        """Counts what a look into a bucket costs."""
+        self.draws[0] -= len(bucket.items) + _LOOK
+        if self.draws[0] < 0:
+            raise DecodeError("crush map: a rule does not come to an end")
 
     def is_out(self, item: int) -> bool:
         if item >= len(self.weights):
@@ -423,6 +438,7 @@ class _Run:
                 retry_bucket = True
                 while retry_bucket:
                     retry_bucket = False
+                    self.spend(inside)
                     collide = reject = False
                     r = rep + parent_r + ftotal
                     if not inside.items:
@@ -519,6 +535,7 @@ class _Run:
                     continue
                 inside = bucket
                 while True:
+                    self.spend(inside)
                     r = rep + parent_r
                     if inside.alg == BUCKET_UNIFORM and inside.items and len(inside.items) % numrep == 0:
                         r += (numrep + 1) * ftotal
@@ -629,7 +646,7 @@ def _tree_choose(bucket: Bucket, x: int, r: int) -> int:
         half = (n & -n) >> 1
         left = n - half
         n = left if t < nodes[left] else n + half
-    return bucket.items[n >> 1]
+    return bucket.items[min(n >> 1, len(bucket.items) - 1)]  # beyond the last one there is no weight, or should not be
 
 
 def _straw_choose(bucket: Bucket, x: int, r: int) -> int:
@@ -649,7 +666,7 @@ def _decode_bucket(d: Decoder) -> Bucket | None:
         raise DecodeError(f"crush map: bucket algorithm {alg} is not known")
     ident, kind, alg2, hash_, weight = d.s32(), d.u16(), d.u8(), d.u8(), d.u32()
     size = d.count(4)
-    if alg2 != alg or ident >= 0 or hash_ != 0:
+    if alg2 != alg or ident >= 0 or kind == 0 or hash_ != 0:
         raise DecodeError(f"crush map: bucket {ident} is not well formed")
     items = tuple([d.s32() for _ in range(size)])
     weights: tuple[int, ...] = ()

@@ -28,6 +28,9 @@ OSD_UP = 2
 
 RELEASE_REEF = 18
 
+MAX_OSDS = 100_000
+"""Ten times what the monitors allow unless told otherwise (`mon_max_osd`)."""
+
 _vec_s32 = Vector(s32)
 _vec_u32 = Vector(u32)
 _vec_pg = Vector(PgId)
@@ -277,6 +280,8 @@ class OSDMap:
             m.pg_upmap_primaries = _pg_to_osd.decode(d)
         if not (len(m.osd_state) == len(m.osd_weight) == len(m._addrs) == max(m.max_osd, 0)):
             raise DecodeError(f"osdmap: {m.max_osd} OSDs, but {len(m.osd_state)} states")
+        if m.primary_affinity and len(m.primary_affinity) != m.max_osd:
+            raise DecodeError(f"osdmap: {m.max_osd} OSDs, but {len(m.primary_affinity)} affinities")
         m._crush = None
         m._finish()
         return m
@@ -310,14 +315,19 @@ class OSDMap:
         """The map of the next epoch.
 
         Raises:
-            DecodeError: the incremental is of another cluster or does not follow this epoch.
+            DecodeError: the incremental is of another cluster, does not follow this epoch, or does not fit it.
         """
         if inc.fsid != self.fsid:
             raise DecodeError("osdmap incremental of another cluster")
         if inc.epoch != self.epoch + 1:
             raise DecodeError(f"osdmap incremental {inc.epoch} does not follow {self.epoch}")
         if inc.fullmap:
-            return OSDMap.decode_full(inc.fullmap)
+            full = OSDMap.decode_full(inc.fullmap)
+            if (full.fsid, full.epoch) != (inc.fsid, inc.epoch):
+                raise DecodeError(f"osdmap incremental {inc.epoch} with the full map of {full.epoch}")
+            return full
+        if inc.new_max_osd > MAX_OSDS:
+            raise DecodeError(f"osdmap incremental {inc.epoch} with {inc.new_max_osd} OSDs")
         m = OSDMap()
         m.fsid, m.created = self.fsid, self.created
         m._osd_section = self._osd_section
@@ -443,7 +453,10 @@ class OSDMap:
         pi = self.pools[pool]
         pg = PgId(pool, seed)
         pps = pi.raw_pg_to_pps(pool, seed)
-        raw = self.crush.do_rule(pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool))
+        try:
+            raw = self.crush.do_rule(pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool))
+        except DecodeError:
+            raw = []  # a rule without an end finds no OSD
         if pi.can_shift_osds:
             raw = [o for o in raw if self.exists(o)]
         else:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from ..log import Log
 from .completion import Completion, Event
 from .exceptions import make_ex
-from .session import Session, State
+from .session import READY_TIMEOUT, Session, State
 
 T = TypeVar("T")
 _log = Log("driver")
@@ -41,6 +41,7 @@ class AsyncioDriver:
 
     blocking = False
     listening = False
+    ready_timeout = READY_TIMEOUT
 
     def __init__(self) -> None:
         self.pid = os.getpid()

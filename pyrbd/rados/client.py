@@ -64,6 +64,7 @@ class Driver(Protocol):
 
     blocking: bool
     listening: bool
+    ready_timeout: float
 
     def suspend(self, completion: Completion[Any]) -> Generator[Any, Any, None]: ...
     def register(self, session: Session) -> None: ...
@@ -260,6 +261,7 @@ class Client:
             tickets = Tickets.of(config)
         except PyrbdError as e:
             raise make_ex(-e.errno, str(e)) from e
+        self.driver.ready_timeout = config.get_float("ms_connection_ready_timeout")
         self.mon = MonClient(
             self.driver,
             config,
@@ -316,6 +318,7 @@ class Client:
             self._messenger = MessengerOptions.from_config(config)
         except PyrbdError as e:
             _log.warning("%s; connections are made as before", e)
+        self.driver.ready_timeout = config.get_float("ms_connection_ready_timeout")
         self.op_timeout = config.get_float("rados_osd_op_timeout")
         self.mon_timeout = config.get_float("rados_mon_op_timeout")
         self.objecter.crush_location = config.crush_location()
@@ -385,9 +388,9 @@ class Client:
             self._global_seq = seq = max(self._global_seq, above) + 1
         return seq
 
-    def _want_map(self) -> None:
+    def _want_map(self, full: bool = False) -> None:
         if self.mon is not None:
-            self.driver.defer(self.mon.want_map)
+            self.driver.defer(self.mon.want_map, full)
 
     def _latest_map(self, then: Callable[[int], None]) -> None:
         """Calls `then` with the newest epoch once we hold it."""
@@ -624,9 +627,10 @@ class Client:
 
     async def create_selfmanaged_snap(self, pool: int) -> int:
         """A new snapshot id of a pool."""
-        from ..denc import Decoder
-
-        return Decoder(await self.pool_op(POOL_OP_CREATE_UNMANAGED_SNAP, "", pool)).u64()
+        data = await self.pool_op(POOL_OP_CREATE_UNMANAGED_SNAP, "", pool)
+        if len(data) != 8:
+            raise make_ex(-errno.EBADMSG, f"a snapshot id of {len(data)} bytes")
+        return int.from_bytes(data, "little")
 
     async def remove_selfmanaged_snap(self, pool: int, snapid: int) -> None:
         """Gives a snapshot id back; the OSDs remove what only it kept."""

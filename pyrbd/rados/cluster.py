@@ -375,7 +375,8 @@ class Rados(ClusterHandle):
         result, output, status = self.mgr_command(json.dumps(cmd), b"")
         if result:
             raise make_ex(result, f"error getting inconsistent pgs of pool {pool_id}: {status}")
-        return inconsistent_pgs(output)
+        found: list[str] = _translate(inconsistent_pgs, output)
+        return found
 
     # ------------------------------------------------------------ the cluster's log, services
 

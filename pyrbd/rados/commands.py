@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError
 from ..log import Log
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .hunt import Candidate
 
 _log = Log("commands")
+T = TypeVar("T")
 
 RETRY_PAUSE = 0.5
 CHECK_INTERVAL = 0.5
@@ -94,6 +95,8 @@ class Dialog:
         self._client = client
         self._deadline = deadline
         self._answer: Completion[Answer] | None = None
+        self._awaited: tuple[type[MessageFront], ...] = ()
+        """What may be the answer."""
         self.error: BaseException | None = None
         self.on_front: Callable[[MessageFront], None] | None = None
         """Hears what comes besides an answer."""
@@ -127,6 +130,7 @@ class Dialog:
     async def ask(self, front: MessageFront, data: Buffer = b"") -> Answer:
         """Sends a message and gives the answer. Raises Broken."""
         name = self._session.name
+        self._awaited = (MPing,) if isinstance(front, MPing) else (MCommandReply, MMgrCommandReply, MMonCommandAck)
         self._answer = answer = self._event(f"{name} did not answer in time")
         if self.error is not None:
             raise Broken(str(self.error)) from self.error
@@ -158,7 +162,7 @@ class Dialog:
             return
         front = cls.decode_front(bytes(message.front), message.header.version)
         answer = self._answer
-        if isinstance(front, MCommandReply | MMgrCommandReply | MMonCommandAck | MPing) and answer is not None:
+        if isinstance(front, self._awaited) and answer is not None:
             _log.debug("[%s] answer: %s", session.name, type(front).__name__)
             answer.set_result(Answer(front, bytes(message.data or b"")))
         elif self.on_front is not None:
@@ -612,15 +616,28 @@ def parse_pgid(pgid: str) -> tuple[int, int]:
         raise make_ex(-errno.EINVAL, f"{pgid!r} is not the name of a placement group, such as 2.1f") from None
 
 
-def inconsistent_pgs(output: bytes) -> list[str]:
-    """The names in the output of ``pg ls``."""
+def decode_json(output: bytes, pick: Callable[[Any], T]) -> T:
+    """What `pick` takes out of the JSON that a daemon sent.
+
+    Raises:
+        DecodeError: it is no JSON, or not of the form that `pick` wants.
+    """
     import json
 
-    if not output:
-        return []
-    found = json.loads(output)
-    stats = found if isinstance(found, list) else found.get("pg_stats", [])
-    return [pg["pgid"] for pg in stats]
+    try:
+        return pick(json.loads(output))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as e:
+        raise DecodeError(f"a daemon's JSON cannot be used: {type(e).__name__}: {e}") from None
 
 
-__all__ = ["LOG_PRIORITIES", "Commands", "inconsistent_pgs", "parse_pgid"]
+def inconsistent_pgs(output: bytes) -> list[str]:
+    """The names in the output of ``pg ls``. Raises DecodeError."""
+
+    def pick(found: Any) -> list[str]:
+        stats = found if isinstance(found, list) else found.get("pg_stats", [])
+        return [str(pg["pgid"]) for pg in stats]
+
+    return decode_json(output, pick) if output else []
+
+
+__all__ = ["LOG_PRIORITIES", "Commands", "decode_json", "inconsistent_pgs", "parse_pgid"]

@@ -22,6 +22,8 @@ from .options import canonical, normalize, parse_seconds
 _log = Log("config")
 
 MAX_FILE_SIZE = 64 << 20
+MAX_EXPANSION = 1 << 26
+"""Bytes that may be gone through, and made, to replace the variables in a value."""
 MAX_KEY_SIZE = 1024
 DEFAULT_FILES = "/etc/ceph/$cluster.conf,$home/.ceph/$cluster.conf,$cluster.conf"
 
@@ -397,10 +399,20 @@ class Config:
     def get_list(self, option: str) -> list[str]:
         return split_list(self.get(option) or "")
 
-    def _expand(self, text: str, seen: frozenset[str] = frozenset()) -> str:
-        """Replaces ``$cluster``, ``${name}`` and the names of other options (`md_config_t::_expand_meta`)."""
+    def _expand(self, text: str, seen: frozenset[str] = frozenset(), room: list[int] | None = None) -> str:
+        """Replaces ``$cluster``, ``${name}`` and the names of other options (`md_config_t::_expand_meta`).
+
+        Args:
+            room: for how many bytes more; options that name each other many times would have no end.
+        Raises:
+            ConfigError: EINVAL.
+        """
         out, rest = "", text
+        left = [MAX_EXPANSION] if room is None else room
         while "$" in rest:
+            left[0] -= len(rest)
+            if left[0] < 0:
+                raise ConfigError("an option's value is too long when the variables in it are replaced")
             before, _, rest = rest.partition("$")
             out += before
             braced = rest.startswith("{")
@@ -423,7 +435,9 @@ class Config:
                 return f"${name}"
             elif name in OPTIONS:
                 value = self._raw(name) or ""
-                out += self._expand(value, seen | {name}) if self._expands(name) else value
+                value = self._expand(value, seen | {name}, left) if self._expands(name) else value
+                left[0] -= len(value)
+                out += value
             else:
                 out += whole
         return out + rest
@@ -478,13 +492,25 @@ def _early_option(arg: str) -> tuple[str, bool, str]:
     return _EARLY_ARGS.get(arg[:2], ""), len(arg) > 2, arg[2:].removeprefix("=")
 
 
-def early_args(args: Sequence[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What has to be known before the configuration is read: name, id, cluster, conf."""
+def _words_of(environ: Mapping[str, str], var: str) -> list[str]:
+    """The arguments in an environment variable."""
     import shlex
 
+    try:
+        return shlex.split(environ.get(var, ""))
+    except ValueError as e:
+        raise ConfigError(f"{var}: {e}") from None
+
+
+def early_args(args: Sequence[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What has to be known before the configuration is read: name, id, cluster, conf.
+
+    Raises:
+        ConfigError: EINVAL.
+    """
     environ = os.environ if environ is None else environ
     found: dict[str, str] = {}
-    for words in (shlex.split(environ.get("CEPH_ARGS", "")), args):
+    for words in (_words_of(environ, "CEPH_ARGS"), args):
         it = iter(words)
         for arg in it:
             if arg == "--":

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from ..log import Log, prime, refresh
 from .aiocompletion import Finisher
 from .completion import Completion, Event
-from .session import TICK, Session, State
+from .session import READY_TIMEOUT, TICK, Session, State
 
 T = TypeVar("T")
 _log = Log("driver")
@@ -50,6 +50,11 @@ class Timer:
 
     def cancel(self) -> None:
         self.cancelled = True
+        self.fn = _nothing  # it stays in the heap until it is due, but keeps nothing alive
+
+
+def _nothing() -> None:
+    pass
 
 
 class _Task:
@@ -111,6 +116,8 @@ class ThreadDriver:
         self._last_tick = 0.0
         self.listening = False
         """Notifications may come at any time."""
+        self.ready_timeout = READY_TIMEOUT
+        """Seconds that a connection may take until messages can be sent; 0 for any time."""
         self._finisher = Finisher()
 
     monotonic = staticmethod(time.monotonic)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -203,7 +204,13 @@ class IoContext:
             deadline=self._deadline(),
         )
         reply: OpReply = await client.objecter.submit(op)
-        return PgListResponse.decode(Decoder(reply.ops[0].data))
+        try:
+            page = PgListResponse.decode(Decoder(reply.ops[0].data))
+        except DecodeError as e:
+            raise make_ex(-errno.EBADMSG, f"a listing of pool {self.pool_id}: {e}") from e
+        if page.handle == cursor:
+            raise make_ex(-errno.EBADMSG, f"a listing of pool {self.pool_id} does not go on after {cursor}")
+        return page
 
     # ------------------------------------------------------------ watch and notify
 

@@ -20,7 +20,7 @@ from itertools import count
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import AuthError, DecodeError, ProtocolError, PyrbdError, errno_name
+from ..errors import AuthError, DecodeError, IncompatibleError, ProtocolError, PyrbdError, errno_name
 from ..log import Log
 from ..msgr.features import FEATURES_SUPPORTED, SERVER_QUINCY_BIT
 from ..msgr.messages import (
@@ -65,12 +65,26 @@ _log = Log("monclient")
 
 TICK = 1.0
 """Seconds between looks at whether the monitor is there; less if `mon_client_ping_interval` is."""
+FULL_MAP_INTERVAL = 5.0
+"""Seconds between requests for a whole osdmap because what changes in one cannot be decoded."""
 REFUSED_ROUNDS = 3
 """When the proof of our global id was refused so often in a row, we go on as a new client."""
 RENEW_TIMEOUT = 5.0
 """Seconds that a monitor has to renew tickets before we log in at another."""
+BROKEN_TRIES = 3
+"""So often a monitor may break the protocol until we connect; then it is no monitor."""
+MIN_RENEWAL = 0.5
+"""Seconds that tickets are used at least, whatever validity they tell."""
 RENEW_PAUSE = 1.0
 """Tickets younger than that are not renewed because a daemon does not accept them (yet)."""
+
+
+ANSWERS: dict[type[MessageFront], type[MessageFront]] = {
+    MMonCommand: MMonCommandAck,
+    MPoolOp: MPoolOpReply,
+    MStatfs: MStatfsReply,
+    MGetPoolStats: MGetPoolStatsReply,
+}
 
 
 def features_for_commands() -> int:
@@ -155,6 +169,7 @@ class MonClient:
         self._config_timer: Any = None
         self._hunt_timer: Any = None
         self._errors: dict[EntityAddr, BaseException] = {}
+        self._broken: dict[EntityAddr, int] = {}
         self._connected: Event[None] | None = None
         self._tids = count(1)
         self._pending: dict[int, _Pending] = {}
@@ -164,6 +179,8 @@ class MonClient:
         self._renew_timer: Any = None
         self._overdue_timer: Any = None
         self._asked_map = 0.0
+        self._asked_full_map = -FULL_MAP_INTERVAL
+        self._full_map_timer: Any = None
         self._more_subscriptions: dict[str, int] = {}
         self.on_subscribed: Callable[[MessageFront], None] | None = None
         """Hears what comes for subscriptions other than those for the maps that are kept here."""
@@ -278,6 +295,7 @@ class MonClient:
             self._hunting.clear()
             self._hunt.found()
             self._errors.clear()
+            self._broken.clear()
             self._refused = 0
             self.own_addr = session.conn.own_addr
             self._issued = self.driver.monotonic()
@@ -328,9 +346,9 @@ class MonClient:
                 return
             self._errors[session.conn.target] = error
             _log.info("[%s] %s at %s: %s", session.name, "lost" if current else "no", session.conn.target, error)
-            final = isinstance(error, AuthError) or (
-                isinstance(error, ProtocolError) and error.errno not in (errno.ECONNRESET, errno.ETIMEDOUT)
-            )
+            if isinstance(error, ProtocolError) and error.errno not in (errno.ECONNRESET, errno.ETIMEDOUT):
+                self._broken[session.conn.target] = self._broken.get(session.conn.target, 0) + 1
+            final = self._is_final(session.conn.target)
             exhausted = self._hunt.exhausted(self._candidates())
             others = bool(self._hunting) or not exhausted
             if hunted and isinstance(error, AuthError | DecodeError):
@@ -351,13 +369,14 @@ class MonClient:
 
     def _all_final(self) -> bool:
         """Every address was tried, and none failed in a way that may pass."""
-        for candidate in self._candidates():
-            e = self._errors.get(candidate.addr)
-            if e is None or not isinstance(e, AuthError | ProtocolError):
-                return False
-            if e.errno in (errno.ECONNRESET, errno.ETIMEDOUT):
-                return False
-        return True
+        return all(self._is_final(c.addr) for c in self._candidates())
+
+    def _is_final(self, addr: EntityAddr) -> bool:
+        """Whether another try would end as the last one did. A protocol that is broken once may have been damage."""
+        error = self._errors.get(addr)
+        if isinstance(error, AuthError | IncompatibleError):
+            return True
+        return isinstance(error, ProtocolError) and self._broken.get(addr, 0) >= BROKEN_TRIES
 
     # ------------------------------------------------------------ staying connected
 
@@ -387,7 +406,7 @@ class MonClient:
                 self._renew_timer = None
             due = self.tickets.renew_at
             if due is not None and self._closed is None:
-                self._renew_timer = self.driver.call_later(max(0.0, due - self.driver.monotonic()), self._renew)
+                self._renew_timer = self.driver.call_later(max(MIN_RENEWAL, due - self.driver.monotonic()), self._renew)
 
     def _renew(self, *, everything: bool = False) -> None:
         """Asks the monitor for new tickets. Without a session, the next login brings them."""
@@ -445,17 +464,30 @@ class MonClient:
 
     # ------------------------------------------------------------ maps
 
-    def want_map(self) -> None:
-        """Asks for osdmaps newer than ours, not more than twice a second."""
+    def want_map(self, full: bool = False) -> None:
+        """Asks for osdmaps newer than ours, not more than twice a second; or for a whole one, if need be later."""
         with self.lock:
             now = time.monotonic()
             session = self._session
-            if session is None or now - self._asked_map < 0.5:
+            if full and self._full_map_timer is None and self._closed is None:
+                wait = self._asked_full_map + FULL_MAP_INTERVAL - now
+                if wait > 0:
+                    self._full_map_timer = self.driver.call_later(wait, self._want_full_map)
+            if session is None or now - (self._asked_full_map if full else self._asked_map) < (
+                FULL_MAP_INTERVAL if full else 0.5
+            ):
                 return
+            if full:
+                self._asked_full_map = now
             self._asked_map = now
-            item = SubscribeItem(self._osdmap_epoch() + 1)
+            item = SubscribeItem(0 if full else self._osdmap_epoch() + 1)
             session.queue.append(_Send(0, MMonSubscribe({"osdmap": item})))
         session.flush()
+
+    def _want_full_map(self) -> None:
+        with self.lock:
+            self._full_map_timer = None
+        self.want_map(True)
 
     def subscribe(self, what: str, start: int) -> None:
         """Has the monitors send more, for ever: ``mgrmap``, ``log-info``, ..."""
@@ -566,7 +598,7 @@ class MonClient:
         elif isinstance(front, MAuthReply):
             self._on_auth_reply(front)
         elif isinstance(front, MMonCommandAck):
-            self._answer(header.tid, CommandReply(front.result, message.data or b"", front.status))
+            self._answer(header.tid, front, CommandReply(front.result, message.data or b"", front.status))
         elif isinstance(front, MMonGetVersionReply):
             pending = self._versions.pop(front.handle, None)
             if pending is not None:
@@ -575,11 +607,11 @@ class MonClient:
         elif isinstance(front, MPoolOpReply):
             result = front.result - (1 << 32) if front.result >> 31 else front.result
             if result:
-                self._answer(header.tid, error=make_ex(result, "the monitors refused the change of a pool"))
+                self._answer(header.tid, front, error=make_ex(result, "the monitors refused the change of a pool"))
             else:
-                self._answer(header.tid, front)
+                self._answer(header.tid, front, front)
         elif isinstance(front, MStatfsReply | MGetPoolStatsReply):
-            self._answer(header.tid, front)
+            self._answer(header.tid, front, front)
         elif self.on_subscribed is not None:
             self.driver.defer(self.on_subscribed, front)
 
@@ -604,10 +636,13 @@ class MonClient:
         elif old is not None and old.name_of(target) is not None:
             raise ProtocolError(f"{session.name} at {target} is no monitor any more", errno=errno.ECONNRESET)
 
-    def _answer(self, tid: int, result: Any = None, error: Error | None = None) -> None:
-        pending = self._pending.pop(tid, None)
+    def _answer(self, tid: int, front: MessageFront, result: Any = None, error: Error | None = None) -> None:
+        pending = self._pending.get(tid)
         if pending is None:
             return
+        if ANSWERS.get(type(pending.front)) is not type(front):
+            raise ProtocolError(f"a monitor answered {type(pending.front).__name__} with {type(front).__name__}")
+        self._pending.pop(tid, None)
         self._hunt.useful()
         _log.debug("[mon tid=%d] answer: %s", tid, error or type(result).__name__)
         if error is not None:
@@ -637,7 +672,14 @@ class MonClient:
             pending = [*self._pending.values(), *self._versions.values()]
             self._pending.clear()
             self._versions.clear()
-            timers = [self._hunt_timer, self._ping_timer, self._config_timer, self._renew_timer, self._overdue_timer]
+            timers = (
+                self._hunt_timer,
+                self._ping_timer,
+                self._config_timer,
+                self._renew_timer,
+                self._overdue_timer,
+                self._full_map_timer,
+            )
         for t in timers:
             if t is not None:
                 t.cancel()

@@ -95,14 +95,15 @@ class Objecter:
 
     Args:
         connect: makes a connection to an OSD (ticket and addresses are the client's business).
-        want_map: called when a newer map is needed than the one we have.
+        want_map: called when a newer map is needed than the one we have; with True, when a whole one is, as what
+            changes could not be decoded.
     """
 
     def __init__(
         self,
         driver: Driver,
         connect: Callable[[int, OSDMap, Sink], Connection],
-        want_map: Callable[[], None],
+        want_map: Callable[..., None],
         auth_failed: Callable[[AuthError], bool],
         latest_map: Callable[[Callable[[int], None]], None],
         own_addr: Callable[[], EntityAddr | None] = lambda: None,
@@ -486,7 +487,6 @@ class Objecter:
         with self.lock:
             osd = self._osd_of.get(id(session))
             if osd is not None:
-                self._failures.pop(osd, None)
                 self._retry_at.pop(osd, None)
         if self.on_accepted is not None:
             self.on_accepted()
@@ -506,6 +506,8 @@ class Objecter:
             ops = [op for op in session.ops.values() if op.session is session]
             session.ops.clear()
             was_ready = bool(session.conn.features)
+            if session.answered:  # else it may let us in for ever, and never serve us
+                self._failures.pop(osd, None)
             if not refused:
                 if not was_ready or any(op.lost >= MAX_LOST_REQUESTS for op in ops):
                     self._failed(osd)
@@ -612,6 +614,14 @@ class Objecter:
             if reply.attempt >= 0 and reply.attempt != op.attempt:
                 return  # of an earlier attempt
             op.answering = True
+        length = 0
+        for r in reply.ops:
+            length += r.length
+        if length != (op.sunk if message.data is None else len(message.data)) or (
+            len(reply.ops) != op.n_ops and reply.result >= 0
+        ):
+            op.answering = False
+            raise ProtocolError(f"{session.name} answered {op!r} with operations or lengths that do not fit it")
         if reply.result == -errno.EAGAIN:
             with self.lock:
                 session.ops.pop(op.tid, None)
@@ -632,6 +642,7 @@ class Objecter:
             self._redirect(session, op, message)
             return
         op.user_version = reply.user_version
+        session.answered = True
         try:
             op.set_result(op.finish(op, reply, message.data))
         except Error as e:
@@ -656,6 +667,7 @@ class Objecter:
             session.ops.pop(op.tid, None)
             session.aio.discard(op.tid)
             base = op.base
+            before = op.redirect
             op.redirect = Target(
                 locator.pool if locator.pool >= 0 else base.pool,
                 oid or base.oid,
@@ -669,7 +681,10 @@ class Objecter:
             op.attempt = 0
             op.tid = next(self._tids)
             self._homeless[op.tid] = op
-        self.driver.defer(self._rehome)
+            if before is not None:  # from one place to the next, and perhaps for ever
+                self._rehome_in(RECONNECT_DELAY)
+        if before is None:
+            self.driver.defer(self._rehome)
 
     def _on_backoff(self, session: Session, message: MOSDBackoff) -> None:
         """The OSD cannot take requests for a group now, or can again."""
@@ -698,9 +713,14 @@ class Objecter:
     def handle_map(self, message: MOSDMap) -> None:
         """Goes through the epochs of a message, and sends again what has a new place."""
         touched: dict[int, Session] = {}
+        damaged = False
         with self.lock:
             if self._closed is not None:
                 return
+            if self.osdmap is not None and message.fsid != self.osdmap.fsid:
+                _log.warning("osdmaps of another cluster, %s, are not heard", message.fsid.hex())
+                return
+            own = self._own_addr()
             for epoch in sorted({*message.incremental_maps, *message.maps}):
                 current = self.osdmap
                 if current is not None and epoch <= current.epoch:
@@ -714,18 +734,24 @@ class Objecter:
                         skipped = current is not None and epoch != current.epoch + 1
                     else:
                         continue
+                    if new.epoch != epoch or new.fsid != message.fsid:
+                        raise DecodeError(f"it says that it is epoch {new.epoch} of {new.fsid.hex()}")
+                    new.crush  # noqa: B018 - decoded here, while there is still another map
+                    shut_out = own is not None and own in new.blocklist
                 except DecodeError as e:
                     _log.warning("osdmap %d cannot be decoded: %s", epoch, e)
+                    damaged = True
                     break
                 self.osdmap = new
                 self._take_back(self._scan(new, skipped))
                 self.backoffs.drop_stale(new, self._osd_of)
                 if self.on_epoch is not None:
                     self.on_epoch(new, skipped)
-                own = self._own_addr()
-                if own is not None and own in new.blocklist:
+                if shut_out:
                     self.driver.defer(self._shut_out)
             osdmap = self.osdmap
+            if damaged:
+                self._want_map(True)
             if osdmap is None:
                 return
             _log.debug("osdmap %d", osdmap.epoch)
@@ -736,7 +762,7 @@ class Objecter:
         self._flush(touched)
         for event in ready:
             event.set_result(osdmap.epoch)
-        if message.newest_map > osdmap.epoch:
+        if message.newest_map > osdmap.epoch and not damaged:
             self._want_map()
         if self.on_rehomed is not None:
             self.on_rehomed()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DecodeError
 from ..log import Log
 from ..msgr.messages import PRIO_DEFAULT
 from ..msgr.osdop import (
@@ -70,6 +69,7 @@ class Op(Completion[Any]):
         "sent_seed",
         "snapc",
         "snapid",
+        "sunk",
         "target",
         "throttled",
         "tid",
@@ -121,6 +121,8 @@ class Op(Completion[Any]):
         self.lost = 0
         self.receiving = False
         self.answering = False
+        self.sunk = 0
+        """Bytes of an answer that were announced, and received into `into`."""
         self.mtime = (0, 0)
         self.failed: OpReply | None = None
         """What came with an error: the operations before the one that failed may have outputs."""
@@ -225,6 +227,7 @@ def sink(ops: dict[int, Op], claims: RLock, tid: int, length: int) -> memoryview
         if op.attempt or op.done or ops.get(tid) is not op:
             return None
         op.receiving = True
+        op.sunk = length
     return op.into[:length]
 
 
@@ -235,8 +238,6 @@ def finish_operation(op: Op, reply: Reply, data: bytes | None) -> OpReply:
     for r in reply.ops:
         outputs.append(OpOutput(r.rval, data[at : at + r.length] if r.length else b""))
         at += r.length
-    if at > len(data):
-        raise DecodeError(f"the OSD announced {at} bytes and sent {len(data)}")
     result = OpReply(reply.result, tuple(outputs), reply.user_version)
     if reply.result < 0:
         op.failed = result

@@ -19,6 +19,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ..denc import Decoder
+from ..errors import DecodeError
 from ..msgr.osdop import NOSNAP, SNAPDIR
 from ..msgr.types import EntityName, ListSnaps
 from . import cls_lock
@@ -178,6 +179,8 @@ def sparse_read(
         d = Decoder(reply.ops[0].data)
         extents = [(d.u64(), d.u64()) for _ in range(d.count(16))]
         data, parts, at = memoryview(d.blob()), [], 0
+        if sum(size for _, size in extents) != len(data):
+            raise DecodeError(f"a sparse read with {len(data)} bytes for {len(extents)} extents of other lengths")
         for start, size in extents:
             parts.append((start, data[at : at + size]))
             at += size

@@ -47,6 +47,8 @@ _NOSIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
 _IOV_LIMIT = 64
 _SEND_CHUNK = 4 << 20
 
+READY_TIMEOUT = 10.0
+"""Seconds that a connection may take until it is READY, unless `ms_connection_ready_timeout` says otherwise."""
 TICK = 0.05
 """Seconds that a leader waits in one receive call before it looks at the clock."""
 
@@ -97,7 +99,12 @@ class Host(Protocol):
 
     def wake(self) -> None: ...
 
+    def call_later(self, delay: float, fn: Callable[[], object]) -> Any: ...
+
     def monotonic(self) -> float: ...
+
+    @property
+    def ready_timeout(self) -> float: ...
 
 
 class Session:
@@ -113,8 +120,10 @@ class Session:
         "_ended",
         "_error",
         "_owner",
+        "_ready_timer",
         "_sending",
         "aio",
+        "answered",
         "blocking",
         "conn",
         "driver",
@@ -130,6 +139,7 @@ class Session:
         "queue",
         "seen_count",
         "send_lock",
+        "since",
         "sock",
         "state",
         "unattended",
@@ -155,12 +165,16 @@ class Session:
         """In flight here: tid -> operation. Written under the owner's lock."""
         self.aio: set[int] = set()
         """The tids among them that no thread waits for."""
+        self.answered = False
+        """Whether an operation was answered here."""
         self.lead_count = 0
         self.seen_count = 0
         self.unattended = True
         self.watched = False
         self.last_heard = driver.monotonic()
         """When something came, or when the session began."""
+        self.since = 0.0
+        """When it became READY."""
         self.last_sent = 0.0
         """When the peer last took bytes of those that had to wait for it."""
         self.pinged = 0.0
@@ -169,6 +183,7 @@ class Session:
         self._backlog: deque[memoryview] = deque()
         self._error: BaseException | None = None
         self._ended = False
+        self._ready_timer: Any = None
         self._sending = False
         family = socket.AF_INET6 if ":" in conn.target.host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
@@ -200,6 +215,9 @@ class Session:
         refresh()
         _log.debug("[%s] connecting to %s", self.name, addr)
         self.driver.register(self)
+        limit = self.driver.ready_timeout
+        if limit:
+            self._ready_timer = self.driver.call_later(limit, lambda: self._not_ready(limit))
 
     # ------------------------------------------------------------ leadership
 
@@ -406,7 +424,9 @@ class Session:
     def _on_ready(self, ready: Ready) -> None:
         _log.debug("[%s] ready", self.name)
         self.state = State.READY
-        self.last_heard = self.driver.monotonic()
+        if self._ready_timer is not None:
+            self._ready_timer.cancel()
+        self.last_heard = self.since = self.driver.monotonic()
         if self.blocking:
             self.sock.setblocking(True)
             # the kernel keeps the time, so that a receive is one system call
@@ -434,16 +454,18 @@ class Session:
 
     # ------------------------------------------------------------ is there anybody
 
+    def _not_ready(self, limit: float) -> None:
+        """A peer may not keep us in the handshake, in silence or by sending a little now and then."""
+        if self.alive and self.state is not State.READY:
+            at = self.conn.state.value if self.state is State.HANDSHAKE else self.state.value
+            self.abort(ProtocolError(f"{self.name} was not ready within {limit:g} s (at {at})", errno=errno.ETIMEDOUT))
+
     def check_alive(self, interval: float, timeout: float) -> None:
         """Called now and then while an answer is awaited: asks for a sign of life after
         `interval` seconds of silence, and gives the connection up when there is none within
         `timeout` more. Neither the kernel nor the peer's map says that packets are lost."""
         now = self.driver.monotonic()
-        if not self.alive:
-            return
-        if self.state is not State.READY:
-            if now - self.last_heard > timeout:
-                self.abort(ProtocolError(f"{self.name} was silent at {self.state.value} for {timeout:g} s", errno=110))
+        if not self.alive or self.state is not State.READY:
             return
         if self.last_heard > self.pinged:
             self.pinged = 0.0
@@ -483,6 +505,8 @@ class Session:
             self._backlog.clear()
         # Whatever KeyboardInterrupt leaves undone here, the driver does: until it is all done
         # the session stays registered. Telling the owner is the background thread's business.
+        if self._ready_timer is not None:
+            self._ready_timer.cancel()
         self.driver.unwatch(self)
         self.sock.close()
         _log.debug("[%s] closed: %s", self.name, error)

@@ -59,7 +59,7 @@ def test_messages_both_ways(mode: int, crc_data: bool) -> None:
             peer.take(b)
         frame = peer.reader.next_frame()
         assert frame is not None and (bytes(frame.segments[1]), frame.data) == (b"asked", data)
-    (event,) = peer.say(peer.message(9, b"front", BIG, tid=8))
+    (event,) = peer.say(peer.message(4, b"front", BIG, tid=8))
     assert event.data is None and into == BIG
 
 
@@ -94,7 +94,7 @@ def test_compressed_messages_both_ways(mode: int, method: int) -> None:
             peer.take(b)
         frame = peer.reader.next_frame()
         assert frame is not None and (bytes(frame.segments[1]), frame.data) == (b"asked", data)
-    (event,) = peer.say(peer.message(9, b"front", BIG, tid=8))
+    (event,) = peer.say(peer.message(5, b"front", BIG, tid=8))
     assert event.data is None and into == BIG
     (event,) = peer.say(peer.frame(Tag.KEEPALIVE2_ACK, Keepalive(Utime(1, 2)).to_bytes()))
     assert event == KeepaliveAck(Utime(1, 2))

@@ -263,7 +263,7 @@ def test_any_changed_byte_ends_in_one_clear_error(which: str) -> None:
 def test_a_wrong_signature_is_refused() -> None:
     conn = make("osd")
     conn._auth.done = lambda payload: AuthResult(b"another key", b"", {})  # type: ignore[method-assign]
-    with pytest.raises(AuthError, match="signature"):
+    with pytest.raises(ProtocolError, match="signature"):
         conn.receive_data(bytes_of("osd", "rx"))
 
 
