@@ -1,4 +1,4 @@
-"""Random work with one image after the other against a buffer, for two minutes; `python -m tests.image.fsx` does it
+"""Random work with one image after the other against a buffer, for a minute; `python -m tests.image.fsx` does it
 for as long as it is told to."""
 
 from __future__ import annotations
@@ -24,6 +24,6 @@ def _run(module: str, *args: str) -> str:
 
 @pytest.mark.timeout(600)
 def test_random_io_resizes_clones_and_flattens_match_a_buffer() -> None:
-    out = _run("tests.image.fsx", "--seconds", "120")
+    out = _run("tests.image.fsx", "--seconds", "60")
     print(out)
     assert f"seed {SEED}: " in out
