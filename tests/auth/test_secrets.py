@@ -122,7 +122,7 @@ def test_a_whole_session(conf: str, secrets: Secrets) -> None:
             with pytest.raises(rados.Error) as e:
                 io.read("no such object")
             secrets.shown.append(dumped(e.value))
-            ours = [o for o in gc.get_objects() if type(o).__module__.startswith("pyrbd.")]
+            ours = [o for o in gc.get_objects() if str(type(o).__module__).startswith("pyrbd.")]
             assert {CryptoKey, Ticket} <= {type(o) for o in ours}
             secrets.shown += [repr(o) for o in ours]
             secrets.shown += [repr(vars(o)) for o in ours if hasattr(o, "__dict__") and not isinstance(o, type)]
