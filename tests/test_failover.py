@@ -195,7 +195,7 @@ def test_a_command_for_a_silent_monitor_fails_in_time(monitors: Cluster) -> None
         try:
             begun = time.monotonic()
             result, _, status = cluster.mon_command('{"prefix": "version"}', b"", target="b")
-            assert (result, status) == (-6, "mon.b does not answer") and time.monotonic() - begun < 6
+            assert (result, status) == (-6, "mon.b does not answer") and time.monotonic() - begun < 30
             cluster.conf_set("rados_mon_op_timeout", "0.7")
             begun = time.monotonic()
             with pytest.raises(rados.TimedOut):

@@ -51,6 +51,9 @@ class Image:
 
     Attributes:
         id: "" for an image of format 1.
+        stale: the header may have changed since we read it. It stays so until what is read now is in its place: who
+            comes in between must not go on with the old one. (No property, as an interrupt could come in one's
+            call, after who asks has entered the gate.)
         writable: whether it has no feature that forbids that we change it.
         shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
@@ -71,7 +74,8 @@ class Image:
         self.old_format = old_format
         self.read_only = read_only
         self.closed = False
-        self._changes = self._changes_read = 0
+        self.stale = False
+        self._changes = 0
         self.writable = False
         self.header: Header
         self.layout: Layout
@@ -98,15 +102,10 @@ class Image:
     def __repr__(self) -> str:
         return f"<Image {self.name!r} id={self.id}>"
 
-    @property
-    def stale(self) -> bool:
-        """Whether the header may have changed since we read it. It stays so until what is read now is in its
-        place: who comes in between must not go on with the old one."""
-        return self._changes_read != self._changes
-
     def mark_stale(self) -> None:
         """The header may have changed."""
         self._changes += 1
+        self.stale = True
 
     @property
     def header_oid(self) -> str:
@@ -248,7 +247,9 @@ class Image:
         except BaseException:
             self.mark_stale()
             raise
-        self._changes_read = changes
+        self.stale = False
+        if self._changes != changes:  # meanwhile
+            self.stale = True
 
     def _take(self, new: Header) -> None:
         raw = new.raw
