@@ -86,7 +86,8 @@ def test_monitors_are_killed_one_after_the_other(monitors: Cluster) -> None:
     load = Load()
     with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as ioctx:
         identity = cluster.get_instance_id()
-        rbd.RBD().create(ioctx, "image", 8 << 20)
+        for name in ("image", "snapshotted"):
+            rbd.RBD().create(ioctx, name, 8 << 20)
         image = rbd.Image(ioctx, "image")
         written = bytearray(1 << 20)
 
@@ -105,8 +106,9 @@ def test_monitors_are_killed_one_after_the_other(monitors: Cluster) -> None:
             assert result == 0, status
 
         def snapshot() -> None:
-            image.create_snap("s")
-            image.remove_snap("s")
+            with rbd.Image(ioctx, "snapshotted") as other:
+                other.create_snap("s")
+                other.remove_snap("s")
 
         def mgr() -> None:
             assert cluster.mgr_command('{"prefix": "pg stat"}', b"")[0] == 0

@@ -51,10 +51,8 @@ class Image:
 
     Attributes:
         id: "" for an image of format 1.
-        stale: the header may have changed since we read it. It stays so until what is read now is in its place: who
-            comes in between must not go on with the old one. (No property, as an interrupt could come in one's
-            call, after who asks has entered the gate.)
         writable: whether it has no feature that forbids that we change it.
+        stale: the header may have changed since we read it.
         shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
         watcher: the watch of the header; it stands while the image is open for writing.
@@ -75,7 +73,6 @@ class Image:
         self.read_only = read_only
         self.closed = False
         self.stale = False
-        self._changes = 0
         self.writable = False
         self.header: Header
         self.layout: Layout
@@ -101,11 +98,6 @@ class Image:
 
     def __repr__(self) -> str:
         return f"<Image {self.name!r} id={self.id}>"
-
-    def mark_stale(self) -> None:
-        """The header may have changed."""
-        self._changes += 1
-        self.stale = True
 
     @property
     def header_oid(self) -> str:
@@ -225,7 +217,7 @@ class Image:
     def _config_changed(self, names: frozenset[str]) -> None:
         """An option of the client has changed, perhaps that by which a pool tells that its own have."""
         if any(name.startswith("rbd_") for name in names):
-            self.mark_stale()
+            self.stale = True
 
     async def current(self) -> None:
         """Refreshes the header if somebody said that it has changed."""
@@ -235,7 +227,7 @@ class Image:
                     await self._refresh(0)
 
     async def _refresh(self, depth: int) -> None:
-        changes = self._changes
+        self.stale = False
         try:
             new = await header.load(self.io, self.header_oid, self.old_format, self.name or self.id)
             features.check_readable(new.features, self.name or self.id)
@@ -245,11 +237,8 @@ class Image:
             self._choose_lock()
             await self._refresh_parent(depth)
         except BaseException:
-            self.mark_stale()
-            raise
-        self.stale = False
-        if self._changes != changes:  # meanwhile
             self.stale = True
+            raise
 
     def _take(self, new: Header) -> None:
         raw = new.raw
@@ -333,7 +322,7 @@ class Image:
 
     async def header_changed(self) -> None:
         """We changed the header: reads it again, and tells the others."""
-        self.mark_stale()
+        self.stale = True
         await self.watcher.header_update()  # we hear of it too
         await self.current()
 

@@ -155,13 +155,13 @@ async def invoke(
         take_lock = False
         result = await image.watcher.request(payload, number, lambda done, total: report(on_progress, done, total))
         if result >= 0:
-            image.mark_stale()
+            image.stale = True
             return None
         if result == -errno.EOPNOTSUPP:
             _log.info("%r: the owner of the lock does not know %r: doing it here", image, payload)
             take_lock = True
         elif result not in (-errno.ETIMEDOUT, -errno.ERESTART):
-            image.mark_stale()
+            image.stale = True
             raise make_ex(result, f"image {image.name}: {type(payload).__name__} by the owner of its exclusive lock")
 
 

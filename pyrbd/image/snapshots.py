@@ -428,7 +428,7 @@ async def _execute_unprotect(image: Image, name: str) -> None:
         await _check_no_children(image, snap)
         await change_header(image, _set_protection(snap.id, cls_rbd.PROTECTION_STATUS_UNPROTECTED), what)
     except Exception:
-        image.mark_stale()
+        image.stale = True
         await change_header(image, _set_protection(snap.id, cls_rbd.PROTECTION_STATUS_PROTECTED), what)
         raise
     await image.header_changed()

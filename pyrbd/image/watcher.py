@@ -229,7 +229,7 @@ class Watcher:
     def _on_error(self, error: rados.Error) -> None:
         watch, self._watch = self._watch, None
         self.owner = ClientId()
-        self.image.mark_stale()
+        self.image.stale = True
         if not self._closed:
             self.client.spawn(self._rewatch(error, watch.cookie if watch is not None else 0))
 
@@ -267,7 +267,7 @@ class Watcher:
             if watch is not None:
                 watch.abandon()
             return
-        image.mark_stale()  # it may have changed while nobody told us
+        image.stale = True  # it may have changed while nobody told us
         self._wake()
         if image.lock is not None:
             image.lock.reacquire()
@@ -404,7 +404,7 @@ class Watcher:
             watch.acknowledge(message.notify_id, answer)
 
     def _header_update(self, payload: notify.HeaderUpdate, notify_id: int) -> bytes:
-        self.image.mark_stale()
+        self.image.stale = True
         return _response(0)
 
     def _acquired_lock(self, payload: notify.AcquiredLock, notify_id: int) -> bytes:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from pyrbd import aio, rados, rbd
-from pyrbd.image import image as image_module
 
 Run = Callable[..., bytes]
 BLOCK = 8192
@@ -246,31 +245,3 @@ def test_cancelled_tasks(conf: str, ioctx: rados.Ioctx, wide: str, rbd_cli: Run)
         with rbd.Image(ioctx, wide, snapshot=snap) as at:
             assert all(g in m for g, m in zip(generations(at.read(0, SIZE)), allowed)), snap
     remove_with_snapshots(ioctx, wide)
-
-
-def test_who_comes_while_the_header_is_read_waits_for_it(image: rbd.Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or he would go on with the old one, though somebody has told him that it is old."""
-    entered, go_on = threading.Event(), threading.Event()
-    load_config = image_module.load_config
-
-    async def slow(core: image_module.Image) -> Any:
-        config = await load_config(core)
-        entered.set()
-        go_on.wait(20)
-        return config
-
-    monkeypatch.setattr(image_module, "load_config", slow)
-    core = image._open()
-    core.mark_stale()
-    threads = [threading.Thread(target=image.size) for _ in range(2)]
-    threads[0].start()
-    try:
-        assert entered.wait(20)
-        threads[1].start()
-        threads[1].join(0.3)
-        assert threads[1].is_alive() and core.stale
-    finally:
-        go_on.set()
-        for thread in threads:
-            thread.join(20)
-    assert not core.stale
