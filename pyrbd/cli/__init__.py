@@ -9,52 +9,34 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import ConfigError
-from . import commands
+from ..errors import ConfigError, DecodeError
+from . import commands, osdmap
 from .output import CommandError
+from .parser import Parser, image_cluster_options, suppress_cluster_defaults
 from .spec import parse_object_size, parse_size
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors in the form and with the exit code of `rbd`."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise CommandError(message, 1)
-
-
-def _connection_options() -> _Parser:
-    p = _Parser(add_help=False)
-    g = p.add_argument_group("cluster")
-    g.add_argument("-c", "--conf", metavar="FILE", help="path to the cluster's configuration")
-    g.add_argument("--cluster", metavar="NAME", help="cluster name")
-    g.add_argument("--id", "--user", metavar="ID", dest="client_id", help="client id (without the 'client.' prefix)")
-    g.add_argument("-n", "--name", metavar="NAME", dest="client_name", help="client name")
-    g.add_argument("-m", "--mon_host", "--mon-host", metavar="HOST", dest="mon_host", help="monitor host")
-    g.add_argument("-k", "--keyring", metavar="FILE", help="path to the keyring")
-    g.add_argument("-K", "--keyfile", metavar="FILE", help="path to the secret key")
-    g.add_argument("-p", "--pool", help="pool name")
-    g.add_argument("--namespace", help="namespace name")
-    return p
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    cluster = _connection_options()
-    parser = _Parser(
-        prog="pyrbd", description="Manages Ceph RBD images, without librados and librbd.", parents=[cluster]
+    cluster = image_cluster_options()
+    parser = Parser(
+        prog="pyrbd",
+        description="Manages Ceph RBD images, without librados and librbd.",
+        parents=[cluster],
+        allow_abbrev=False,  # else what a command calls --key is taken for the beginning of --keyring
     )
     parser.add_argument("-v", "--version", action="version", version=f"pyrbd {__version__}")
-    sub = parser.add_subparsers(metavar="<command>", dest="command", parser_class=_Parser)
+    sub = parser.add_subparsers(metavar="<command>", dest="command", parser_class=Parser)
 
-    image = _Parser(add_help=False)
+    image = Parser(add_help=False)
     image.add_argument("spec", nargs="?", metavar="[POOL/[NAMESPACE/]]IMAGE[@SNAP]")
     image.add_argument("--image", help="image name")
-    progress = _Parser(add_help=False)
+    progress = Parser(add_help=False)
     progress.add_argument("--no-progress", action="store_true", help="disable progress output")
-    formatted = _Parser(add_help=False)
+    formatted = Parser(add_help=False)
     formatted.add_argument("--format", choices=["plain", "json", "xml"], default="plain", help="output format")
     formatted.add_argument("--pretty-format", action="store_true", help="pretty formatting (json and xml)")
-    layout = _Parser(add_help=False)
+    layout = Parser(add_help=False)
     layout.add_argument("--order", type=int, help="object order [12 <= order <= 25]")
     layout.add_argument("--object-size", type=parse_object_size, help="object size in B/K/M [4K <= size <= 32M]")
     layout.add_argument("--image-feature", action="append", default=[], metavar="FEATURE[,...]", help="image features")
@@ -63,14 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
     layout.add_argument("--stripe-count", type=int, help="stripe count")
     layout.add_argument("--data-pool", help="data pool")
 
-    def add(names: Sequence[str], run: object, text: str, parents: Sequence[_Parser]) -> argparse.ArgumentParser:
+    def add(names: Sequence[str], run: object, text: str, parents: Sequence[Parser]) -> argparse.ArgumentParser:
         # options of the cluster may stand before or after the command
         p = sub.add_parser(
-            names[0], aliases=names[1:], help=text, description=text, parents=[_connection_options(), *parents]
+            names[0], aliases=names[1:], help=text, description=text, parents=[image_cluster_options(), *parents]
         )
-        for action in p._actions:
-            if action.dest in _CLUSTER_DESTS:
-                action.default = argparse.SUPPRESS
+        suppress_cluster_defaults(p)
         p.set_defaults(run=run)
         return p
 
@@ -103,12 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--dest-pool", help="destination pool name")
     p.add_argument("--sparse-size", type=parse_object_size, default=4096, help="sparse size in B/K/M [default: 4K]")
     p.add_argument("--export-format", choices=["1", "2"], default="1", help="format of the file")
+    osdmap.register(sub)
     return parser
-
-
-_CLUSTER_DESTS = frozenset(
-    ("conf", "cluster", "client_id", "client_name", "mon_host", "keyring", "keyfile", "pool", "namespace")
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,18 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args)
         sys.stdout.flush()
     except CommandError as e:
-        print(f"rbd: {e}", file=sys.stderr)
+        print(f"{e.who or _who(args)}: {e}", file=sys.stderr)
         return e.code
-    except (rados.Error, rbd.Error, ConfigError) as e:
+    except (rados.Error, rbd.Error, ConfigError, DecodeError) as e:
         code = getattr(e, "errno", None) or errno.EIO
-        print(f"rbd: {getattr(e, 'message', e)}: ({code}) {os.strerror(code)}", file=sys.stderr)
+        print(f"{_who(args)}: {getattr(e, 'message', e)}: ({code}) {os.strerror(code)}", file=sys.stderr)
         return int(code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return errno.EPIPE
     except OSError as e:
-        print(f"rbd: {e.filename or 'error'}: ({e.errno}) {e.strerror}", file=sys.stderr)
+        print(f"{_who(args)}: {e.filename or 'error'}: ({e.errno}) {e.strerror}", file=sys.stderr)
         return e.errno or 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _who(args: argparse.Namespace | None) -> str:
+    """What a line on stderr begins with."""
+    return getattr(args, "who", "rbd")

@@ -12,11 +12,13 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 class CommandError(Exception):
-    """Ends the command with a line on stderr and an exit code."""
+    """Ends the command with a line on stderr and an exit code. `who` begins the line; without it, the command that
+    runs tells that."""
 
-    def __init__(self, message: str, code: int = 1) -> None:
+    def __init__(self, message: str, code: int = 1, who: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.who = who
 
 
 def format_size(n: int) -> str:

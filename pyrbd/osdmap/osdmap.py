@@ -453,14 +453,7 @@ class OSDMap:
         pi = self.pools[pool]
         pg = PgId(pool, seed)
         pps = pi.raw_pg_to_pps(pool, seed)
-        try:
-            raw = self.crush.do_rule(pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool))
-        except DecodeError:
-            raw = []  # a rule without an end finds no OSD
-        if pi.can_shift_osds:
-            raw = [o for o in raw if self.exists(o)]
-        else:
-            raw = [o if self.exists(o) else CRUSH_ITEM_NONE for o in raw]
+        raw = self._existing_osds(pi, pool, pps)
         raw = self._apply_upmap(pg, raw)
         up = self._only_up(pi, raw)
         up_primary = _first_osd(up)
@@ -475,6 +468,23 @@ class OSDMap:
             if primary == -1:
                 primary = up_primary
         return tuple(up), up_primary, tuple(acting), primary
+
+    def pg_to_raw_osds(self, pool: int, seed: int) -> tuple[tuple[int, ...], int]:
+        """(the OSDs that CRUSH finds, as far as they exist; the first of them or -1): before exceptions (pg_upmap*,
+        pg_temp), and without regard to which OSDs are up."""
+        pi = self.pools[pool]
+        raw = self._existing_osds(pi, pool, pi.raw_pg_to_pps(pool, seed))
+        return tuple(raw), _first_osd(raw)
+
+    def _existing_osds(self, pi: PgPool, pool: int, pps: int) -> list[int]:
+        """OSDMap::_pg_to_raw_osds."""
+        try:
+            raw = self.crush.do_rule(pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool))
+        except DecodeError:
+            raw = []  # a rule without an end finds no OSD
+        if pi.can_shift_osds:
+            return [o for o in raw if self.exists(o)]
+        return [o if self.exists(o) else CRUSH_ITEM_NONE for o in raw]
 
     def _only_up(self, pool: PgPool, osds: list[int]) -> list[int]:
         if pool.can_shift_osds:
