@@ -68,6 +68,19 @@ def register(sub: Any) -> None:
     p.add_argument("--format", choices=["plain", "json", "json-pretty"], default="plain", help="output format")
     suppress_cluster_defaults(p)
 
+    p = add(
+        "explain",
+        explain,
+        "Show how the name of an object leads to OSDs, step by step.",
+        "The hash of the name, the placement group, each draw of CRUSH, and what the map changes after it. "
+        "See docs/placement.md for what the steps are.",
+    )
+    map_options(p)
+    _object_options(p)
+    p.add_argument("--all-draws", action="store_true", help="show all items of each bucket, not only the best")
+    p.add_argument("--format", choices=["plain", "json", "json-pretty"], default="plain", help="output format")
+    suppress_cluster_defaults(p)
+
     p = add("getmap", getmap, "Fetch the map of the cluster, as `ceph osd getmap` does.")
     p.add_argument("--epoch", type=_epoch, metavar="N", help="the map of this epoch [default: the newest]")
     p.add_argument("-o", "--out-file", metavar="FILE", help="where to write it [default: stdout]")
@@ -232,6 +245,19 @@ def locate(args: argparse.Namespace) -> None:
         )
     else:
         print(f" object '{args.object}' -> {pg} -> [{','.join(map(str, acting))}]")
+
+
+def explain(args: argparse.Namespace) -> None:
+    from ..osdmap.explain import explain
+    from .explain import print_explanation
+
+    _any_name()
+    osdmap = read_osdmap(args)
+    found = explain(osdmap, find_pool(osdmap, args.pool), args.object, args.key, args.namespace or "")
+    if args.format == "plain":
+        print_explanation(found, args.all_draws, sys.stdout.write)
+    else:
+        print_json(found.as_dict(), args.format)
 
 
 def getmap(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ..denc import Decoder
 from ..errors import DecodeError
@@ -299,11 +299,13 @@ class CrushMap:
         result_max: int,
         weights: Sequence[int],
         choose_args: Mapping[int, ChooseArg] | None = None,
+        trace: Trace | None = None,
     ) -> list[int]:
         """crush_do_rule: up to `result_max` devices for input `x`.
 
         Args:
             weights: of the devices, 0x10000 = in; those beyond its end are out.
+            trace: is told of each step, draw and rejection.
         Raises:
             DecodeError: the rule does not come to an end.
         """
@@ -321,7 +323,9 @@ class CrushMap:
         w: list[int] = []
         result: list[int] = []
         draws = [MAX_DRAWS]
-        for op, arg1, arg2 in rule.steps:
+        for number, (op, arg1, arg2) in enumerate(rule.steps):
+            if trace is not None:
+                trace.step(number, w, result)
             if op == RULE_TAKE:
                 if 0 <= arg1 < self.max_devices or arg1 in self.buckets:
                     w = [arg1]
@@ -350,6 +354,7 @@ class CrushMap:
                     if numrep <= 0 or bucket is None or room <= 0:
                         continue
                     run = _Run(self, weights, x, args, draws, local_retries, fallback_retries, vary_r, stable)
+                    run.trace = trace
                     out, out2 = [0] * room, [0] * room
                     if firstn:
                         recurse = leaf_tries or (1 if t.chooseleaf_descend_once else choose_tries)
@@ -366,13 +371,41 @@ class CrushMap:
             elif op == RULE_EMIT:
                 result += w[: result_max - len(result)]
                 w = []
+        if trace is not None:
+            trace.step(len(rule.steps), w, result)
         return result
+
+
+class Trace(Protocol):
+    """Who is told what the evaluation of a rule does."""
+
+    def step(self, number: int, working: Sequence[int], result: Sequence[int]) -> None:
+        """The steps before `number` are done; what the last one left to the next, and what has been found so far."""
+
+    def event(
+        self, kind: str, depth: int, replica: int, tries: int, bucket: Bucket, r: int, position: int, item: int
+    ) -> None:
+        """`kind` is ``draw`` or ``permuted`` (bucket_perm_choose after many collisions) for an item that a bucket
+        gives, and for what becomes of it ``taken``, ``collision``, ``out``, ``leafless``, ``unusable``, ``empty``
+        (the bucket has no items), ``exhausted``; `depth` is 1 below a bucket that chooseleaf has chosen."""
 
 
 class _Run:
     """One evaluation: what stays the same through the recursion."""
 
-    __slots__ = ("args", "draws", "fallback_retries", "local_retries", "map", "stable", "vary_r", "weights", "x")
+    __slots__ = (
+        "args",
+        "depth",
+        "draws",
+        "fallback_retries",
+        "local_retries",
+        "map",
+        "stable",
+        "trace",
+        "vary_r",
+        "weights",
+        "x",
+    )
 
     def __init__(
         self,
@@ -395,6 +428,12 @@ class _Run:
         self.fallback_retries = fallback_retries
         self.vary_r = vary_r
         self.stable = stable
+        self.trace: Trace | None = None
+        self.depth = 0
+
+    def tell(self, kind: str, rep: int, tries: int, bucket: Bucket, r: int, position: int, item: int) -> None:
+        if self.trace is not None:
+            self.trace.event(kind, self.depth, rep, tries, bucket, r, position, item)
 
     def spend(self, bucket: Bucket) -> None:
         """Counts what a look into a bucket costs."""
@@ -443,6 +482,7 @@ class _Run:
                     r = rep + parent_r + ftotal
                     if not inside.items:
                         reject = True
+                        self.tell("empty", rep, ftotal, inside, r, outpos, 0)
                     else:
                         if (
                             self.fallback_retries > 0
@@ -450,28 +490,36 @@ class _Run:
                             and flocal > self.fallback_retries
                         ):
                             item = _perm_choose(inside, self.x, r)
+                            self.tell("permuted", rep, ftotal, inside, r, outpos, item)
                         else:
                             item = self.bucket_choose(inside, r, outpos)
+                            self.tell("draw", rep, ftotal, inside, r, outpos, item)
                         if item >= max_devices:
+                            self.tell("unusable", rep, ftotal, inside, r, outpos, item)
                             skip = True
                             break
                         below = buckets.get(item) if item < 0 else None
                         itemtype = below.type if below is not None else 0
                         if item < 0 and below is None:
+                            self.tell("unusable", rep, ftotal, inside, r, outpos, item)
                             skip = True
                             break
                         if itemtype != kind:
                             if below is None:
+                                self.tell("unusable", rep, ftotal, inside, r, outpos, item)
                                 skip = True
                                 break
                             inside = below
                             retry_bucket = True
                             continue
                         collide = item in out[:outpos]
+                        if collide:
+                            self.tell("collision", rep, ftotal, inside, r, outpos, item)
                         if not collide and to_leaf:
                             assert out2 is not None
                             if below is not None:
                                 sub_r = r >> (self.vary_r - 1) if self.vary_r else 0
+                                self.depth += 1
                                 got = self.choose_firstn(
                                     below,
                                     1 if self.stable else outpos + 1,
@@ -486,10 +534,15 @@ class _Run:
                                     sub_r,
                                 )
                                 reject = got <= outpos
+                                self.depth -= 1
+                                if reject:
+                                    self.tell("leafless", rep, ftotal, inside, r, outpos, item)
                             else:
                                 out2[outpos] = item
                         if not reject and not collide and itemtype == 0:
                             reject = self.is_out(item)
+                            if reject:
+                                self.tell("out", rep, ftotal, inside, r, outpos, item)
                     if reject or collide:
                         ftotal += 1
                         flocal += 1
@@ -501,7 +554,9 @@ class _Run:
                             retry_descent = True
                         else:
                             skip = True
+                            self.tell("exhausted", rep, ftotal, inside, r, outpos, item)
             if not skip:
+                self.tell("taken", rep, ftotal, inside, r, outpos, item)
                 out[outpos] = item
                 outpos += 1
                 count -= 1
@@ -542,8 +597,10 @@ class _Run:
                     else:
                         r += numrep * ftotal
                     if not inside.items:
+                        self.tell("empty", rep, ftotal, inside, r, outpos, 0)
                         break
                     item = self.bucket_choose(inside, r, outpos)
+                    self.tell("draw", rep, ftotal, inside, r, outpos, item)
                     below = buckets.get(item) if item < 0 else None
                     itemtype = below.type if below is not None else 0
                     unusable = item >= max_devices or (item < 0 and below is None)
@@ -553,24 +610,31 @@ class _Run:
                             continue
                         unusable = True
                     if unusable:
+                        self.tell("unusable", rep, ftotal, inside, r, outpos, item)
                         out[rep] = CRUSH_ITEM_NONE
                         if out2 is not None:
                             out2[rep] = CRUSH_ITEM_NONE
                         left -= 1
                         break
                     if item in out[outpos:endpos]:
+                        self.tell("collision", rep, ftotal, inside, r, outpos, item)
                         break
                     if to_leaf:
                         if below is not None:
                             assert out2 is not None
+                            self.depth += 1
                             self.choose_indep(below, 1, numrep, 0, out2, rep, recurse_tries, 0, False, None, r)
+                            self.depth -= 1
                             if out2[rep] == CRUSH_ITEM_NONE:
+                                self.tell("leafless", rep, ftotal, inside, r, outpos, item)
                                 break
                         elif out2 is not None:
                             out2[rep] = item
                     if itemtype == 0 and self.is_out(item):
+                        self.tell("out", rep, ftotal, inside, r, outpos, item)
                         break
                     out[rep] = item
+                    self.tell("taken", rep, ftotal, inside, r, outpos, item)
                     left -= 1
                     break
             ftotal += 1
