@@ -278,7 +278,7 @@ def getmap(args: argparse.Namespace) -> None:
 def print_json(value: Any, form: str) -> None:
     """JSON as Ceph's formatter lays it out, for --format json or json-pretty."""
     layout: dict[str, Any] = {"indent": 4} if form == "json-pretty" else {"separators": (",", ":")}
-    print(json.dumps(value, ensure_ascii=False, **layout))
+    print(json.dumps(value, ensure_ascii=False, **layout).replace("\x7f", "\\u007f"))
 
 
 def _any_name() -> None:
