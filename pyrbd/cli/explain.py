@@ -64,7 +64,7 @@ def _lines(e: Explanation, all_draws: bool) -> Iterator[str]:
 
 
 def _row(name: str, text: str) -> str:
-    return f"  {name:<14}{text}" if len(name) < 14 else f"  {name}  {text}"
+    return f"  {name:<20}{text}"
 
 
 def _quoted(e: Explanation) -> str:
@@ -107,8 +107,7 @@ def _step(step: RuleStep, all_draws: bool) -> Iterator[str]:
         indent = "    " + "    " * event.depth
         attempt = (event.depth, event.replica, event.tries)
         if attempt != before and isinstance(event, Draw):
-            again = f", try {event.tries + 1}" if event.tries else ""
-            yield f"{indent}replica {event.replica}{again}"
+            yield from _attempt(event, indent)
         before = attempt
         if isinstance(event, Verdict):
             yield f"{indent}  {event.name}: {event.text}"
@@ -122,6 +121,14 @@ def _step(step: RuleStep, all_draws: bool) -> Iterator[str]:
     if step.op in ("take", "emit"):
         return
     yield f"    -> {' '.join(step.result_names) or 'nothing'}"
+
+
+def _attempt(draw: Draw, indent: str) -> Iterator[str]:
+    again = f"try {draw.tries + 1}" if draw.tries else ""
+    if not draw.depth:
+        yield f"{indent}replica {draw.replica}{again and ', '}{again}"
+    elif again:
+        yield f"{indent}{again} below this bucket"
 
 
 def _kind(draw: Draw) -> str:

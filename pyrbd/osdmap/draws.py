@@ -224,7 +224,7 @@ _TAKEN = {
     "leafless": "has no OSD for this",
     "empty": "is empty",
     "unusable": "cannot be used here",
-    "exhausted": "no more tries: this replica stays without an OSD",
+    "exhausted": "no more tries",
 }
 
 
@@ -303,7 +303,9 @@ class _Recorder:
                 hash16 = crush_hash32_2(self.x, item) & 0xFFFF
                 text = f"reweighted to {weight / 0x10000:.5f}, hash {hash16:#06x} is {{}}below {weight:#06x}"
                 text = text.format("" if kind == "taken" else "not ")
-        if kind == "out":
+        if kind == "exhausted" and not depth:
+            text += ", this replica stays without an OSD"
+        elif kind == "out":
             text = f"out ({text or 'weight 0'})"
         elif kind == "taken":
             text = f"taken ({text})" if text else "taken"

@@ -32,7 +32,7 @@ class Stage(NamedTuple):
     """What changed the set of OSDs after CRUSH, or might have."""
 
     kind: str
-    """``exists``, ``pg_upmap``, ``pg_upmap_items``, ``pg_upmap_primaries``, ``up``, ``pg_temp`` or ``primary_temp``."""
+    """``exists``, ``pg_upmap``, ``pg_upmap_items``, ``pg_upmap_primaries``, ``down``, ``pg_temp`` or ``primary_temp``."""
     text: str
     applied: bool
     osds: tuple[int, ...]
@@ -257,8 +257,8 @@ class _Walk:
     def only_up(self) -> None:
         gone = [o for o in self.osds if o != CRUSH_ITEM_NONE and not self.map.is_up(o)]
         down = [o for o in gone if self.map.exists(o)]
-        self.without("up", [o for o in gone if o not in down], _MISSING)
-        self.without("up", down, ("is down", "are down"))
+        self.without("exists", [o for o in gone if o not in down], _MISSING)
+        self.without("down", down, ("is down", "are down"))
         if self.pool.can_shift_osds and CRUSH_ITEM_NONE in self.osds:
             self.osds = [o for o in self.osds if o != CRUSH_ITEM_NONE]
 

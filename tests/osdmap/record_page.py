@@ -7,6 +7,7 @@ first; ``down``: an OSD has died; ``out``: and is given up.
 from __future__ import annotations
 
 import gzip
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def record(cluster: NativeCluster) -> None:
         for osd in osds:
             weight = 2.0 if host == "dog" else 1.0
             ceph.command("osd crush set", id=osd, weight=weight, args=["root=default", f"host={host}"])
+    ceph.command("osd crush rm", name=socket.gethostname().split(".")[0])
     ceph.command("osd crush rule create-replicated", name="spread", root="default", type="host")
     ceph.command("osd pool create", pool="fruit", pg_num=24, pgp_num=24, rule="spread", size=3)
     ceph.command("osd pool set", pool="fruit", var="pg_autoscale_mode", val="off")
@@ -65,11 +67,7 @@ def record(cluster: NativeCluster) -> None:
             ioctx.write_full("strawberry", b"red")
     ceph.command("osd set", key="nobackfill")
     ceph.command("osd pg-upmap-items", pgid=PG, id=[2, 0])
-    end = time.monotonic() + 30
-    while not any(entry["pgid"] == PG for entry in ceph.command("osd dump")["pg_temp"]):
-        if time.monotonic() > end:
-            raise SystemExit("no pg_temp")
-        time.sleep(0.05)
+    wait_for_temp(ceph)
     save(cluster, "moved")
 
     ceph.command("osd rm-pg-upmap-items", pgid=PG)
@@ -79,10 +77,20 @@ def record(cluster: NativeCluster) -> None:
     cluster.kill("osd.4")
     ceph.command("osd down", ids=["4"])
     save(cluster, "down")
+    ceph.command("osd set", key="nobackfill")
     ceph.command("osd out", ids=["4"])
-    wait_clean(ceph.command, 7, 60)
+    wait_for_temp(ceph)
     save(cluster, "out")
     ceph.close()
+
+
+def wait_for_temp(ceph: Commander) -> None:
+    """Until other OSDs than those of up serve the group."""
+    end = time.monotonic() + 30
+    while not any(entry["pgid"] == PG for entry in ceph.command("osd dump")["pg_temp"]):
+        if time.monotonic() > end:
+            raise SystemExit("no pg_temp")
+        time.sleep(0.05)
 
 
 def save(cluster: NativeCluster, name: str) -> None:
