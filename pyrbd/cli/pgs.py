@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from ..osdmap.crush import BUCKET_TREE
+from ..osdmap.draws import item_weight
 
 if TYPE_CHECKING:
     from ..osdmap import OSDMap
@@ -122,7 +122,7 @@ def _item_weights(buckets: dict[int, Bucket]) -> dict[int, int]:
         bucket = buckets[ident]
         for i, item in enumerate(bucket.items):
             if item >= 0 and item not in weights:
-                weight = bucket.extra[2 * i + 1] if bucket.alg == BUCKET_TREE else bucket.weights[i]
+                weight = item_weight(bucket, i)
                 weights[item] = weight - (1 << 32) if weight >> 31 else weight
     return weights
 

@@ -124,6 +124,11 @@ def item_name(crush: CrushMap, item: int) -> str:
     return crush.names.get(item) or (f"osd.{item}" if item >= 0 else f"bucket {item}")
 
 
+def item_weight(bucket: Bucket, i: int) -> int:
+    """crush_get_bucket_item_weight of the item at this position."""
+    return bucket.extra[2 * i + 1] if bucket.alg == BUCKET_TREE else bucket.weights[i]
+
+
 def candidates(
     crush: CrushMap, bucket: Bucket, arg: ChooseArg | None, x: int, r: int, position: int
 ) -> tuple[Candidate, ...]:
@@ -201,13 +206,12 @@ def _uniform(crush: CrushMap, bucket: Bucket, x: int, r: int) -> tuple[Candidate
     size = len(bucket.items)
     last = r % size
     perm = list(range(size))
-    weight = bucket.weights[0]
     found = []
     for p in range(last + 1):
         hash32 = crush_hash32_3(x, bucket.id, p)
         i = hash32 % (size - p)
         perm[p], perm[p + i] = perm[p + i], perm[p]
-        item = bucket.items[perm[p]]
+        item, weight = bucket.items[perm[p]], item_weight(bucket, perm[p])
         found.append(Candidate(item, item_name(crush, item), weight, hash32, None, None, i, p == last))
     return tuple(found)
 
