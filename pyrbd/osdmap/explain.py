@@ -32,7 +32,7 @@ class Stage(NamedTuple):
     """What changed the set of OSDs after CRUSH, or might have."""
 
     kind: str
-    """``exists``, ``pg_upmap``, ``pg_upmap_items``, ``pg_upmap_primaries``, ``down``, ``pg_temp`` or ``primary_temp``."""
+    """``exists``, ``pg_upmap``, ``pg_upmap_items``, ``pg_upmap_primaries``, ``down``, ``pg_temp``, ``primary_temp``."""
     text: str
     applied: bool
     osds: tuple[int, ...]

@@ -8,7 +8,11 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pyrbd.cli.explain import print_explanation
+from pyrbd.errors import DecodeError
 from pyrbd.msgr.types import PgId
 from pyrbd.osdmap import OSDMap
 from pyrbd.osdmap.crush import (
@@ -206,3 +210,21 @@ def test_recorded_maps() -> None:
             for i in range(20):
                 e = explain(m, pool, f"object{i}")
                 assert (e.up, e.up_primary, e.acting, e.acting_primary) == m.pg_to_up_acting(pool, e.pgid.seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_damaged_crush_maps_are_explained_or_refused(rng: random.Random) -> None:
+    m = recorded("page-healthy")
+    raw = bytearray(m._crush_raw)
+    for _ in range(rng.randint(1, 4)):
+        raw[rng.randrange(len(raw))] = rng.choice([0, 1, 255, rng.randrange(256)])
+    try:
+        m._crush = CrushMap.decode(bytes(raw))
+    except DecodeError:
+        return
+    e = explain(m, 3, "strawberry")
+    assert (e.up, e.up_primary, e.acting, e.acting_primary) == m.pg_to_up_acting(3, 9)
+    lines: list[str] = []
+    print_explanation(e, True, lines.append)
+    assert lines
