@@ -9,6 +9,8 @@ from ..osdmap.explain import Affinity, Explanation, Fold, osd_names
 
 SHOWN = 4
 """How many items of a bucket are shown, the best first, unless all are asked for."""
+ATTEMPTS = 20
+"""How many tries of a step are shown; after these only the successful ones, unless all draws are asked for."""
 
 _FIXED = 1 << 16
 _LOG = 1 << 44
@@ -102,33 +104,65 @@ def _primary(osd: int) -> str:
 
 def _step(step: RuleStep, all_draws: bool) -> Iterator[str]:
     yield f"  {step.text}"
-    before = None
-    for event in step.events:
-        indent = "    " + "    " * event.depth
-        attempt = (event.depth, event.replica, event.tries)
-        if attempt != before and isinstance(event, Draw):
-            yield from _attempt(event, indent)
-        before = attempt
-        if isinstance(event, Verdict):
-            yield f"{indent}  {event.name}: {event.text}"
+    left = 0
+    for n, (ended, attempt) in enumerate(_attempts(step.events)):
+        if n >= ATTEMPTS and not ended and not all_draws:
+            left += 1
             continue
-        drawn = f"{indent}  {event.type} {event.name}, r = {event.r}: {event.item_name}"
-        if event.items == 1 and not all_draws:
-            yield f"{drawn}, as it has no other item"
-        else:
-            yield f"{drawn} of {event.items}{_kind(event)}"
-            yield from (f"{indent}    {line}" for line in _table(event, all_draws))
-    if step.op in ("take", "emit"):
+        if left:
+            yield _skipped(left)
+            left = 0
+        first = attempt[0]
+        if isinstance(first, Verdict) and first.verdict == "exhausted":
+            yield f"    replica {first.replica}: {first.text}"
+            continue
+        again = f", try {first.tries + 1}" if first.tries else ""
+        yield f"    replica {first.replica}{again}"
+        for event in attempt:
+            yield from _event(event, all_draws)
+    if left:
+        yield _skipped(left)
+    if step.op.startswith("choose"):
+        yield f"    -> {' '.join(step.result_names) or 'nothing'}"
+
+
+def _skipped(tries: int) -> str:
+    return f"    ({tries} more {'try' if tries == 1 else 'tries'}, in vain)"
+
+
+def _attempts(events: Sequence[Draw | Verdict]) -> Iterator[tuple[bool, list[Draw | Verdict]]]:
+    """The events of each try, and whether it was the last one for its replica."""
+    attempt: list[Draw | Verdict] = []
+    before = None
+    for event in events:
+        if not event.depth:
+            number = (event.replica, event.tries)
+            new = number != before if isinstance(event, Draw) else event.verdict == "exhausted"
+            if new and attempt:
+                yield False, attempt
+                attempt = []
+            before = number
+        attempt.append(event)
+        if isinstance(event, Verdict) and not event.depth and event.verdict in ("taken", "unusable", "exhausted"):
+            yield True, attempt
+            attempt, before = [], None
+    if attempt:
+        yield False, attempt
+
+
+def _event(event: Draw | Verdict, all_draws: bool) -> Iterator[str]:
+    indent = "      " + "    " * event.depth
+    if isinstance(event, Verdict):
+        what = f"{event.name}: " if event.verdict != "exhausted" else ""
+        yield f"{indent}{what}{event.text}"
         return
-    yield f"    -> {' '.join(step.result_names) or 'nothing'}"
-
-
-def _attempt(draw: Draw, indent: str) -> Iterator[str]:
-    again = f"try {draw.tries + 1}" if draw.tries else ""
-    if not draw.depth:
-        yield f"{indent}replica {draw.replica}{again and ', '}{again}"
-    elif again:
-        yield f"{indent}{again} below this bucket"
+    again = f", try {event.tries + 1}" if event.depth and event.tries else ""
+    drawn = f"{indent}{event.type} {event.name}, r = {event.r}{again}: {event.item_name}"
+    if event.items == 1 and not all_draws:
+        yield f"{drawn}, as it has no other item"
+        return
+    yield f"{drawn} of {event.items}{_kind(event)}"
+    yield from (f"{indent}  {line}" for line in _table(event, all_draws))
 
 
 def _kind(draw: Draw) -> str:

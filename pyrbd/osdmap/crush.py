@@ -640,6 +640,7 @@ class _Run:
             ftotal += 1
         for rep in range(outpos, endpos):
             if out[rep] == CRUSH_ITEM_UNDEF:
+                self.tell("exhausted", rep, ftotal, bucket, 0, outpos, CRUSH_ITEM_NONE)
                 out[rep] = CRUSH_ITEM_NONE
             if out2 is not None and out2[rep] == CRUSH_ITEM_UNDEF:
                 out2[rep] = CRUSH_ITEM_NONE

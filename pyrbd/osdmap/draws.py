@@ -307,9 +307,7 @@ class _Recorder:
                 hash16 = crush_hash32_2(self.x, item) & 0xFFFF
                 text = f"reweighted to {weight / 0x10000:.5f}, hash {hash16:#06x} is {{}}below {weight:#06x}"
                 text = text.format("" if kind == "taken" else "not ")
-        if kind == "exhausted" and not depth:
-            text += ", this replica stays without an OSD"
-        elif kind == "out":
+        if kind == "out":
             text = f"out ({text or 'weight 0'})"
         elif kind == "taken":
             text = f"taken ({text})" if text else "taken"
