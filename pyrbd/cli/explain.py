@@ -24,6 +24,13 @@ def print_explanation(e: Explanation, all_draws: bool, write: Callable[[str], ob
 
 def _lines(e: Explanation, all_draws: bool) -> Iterator[str]:
     yield f"object '{e.object}' in pool {e.pool} '{e.pool_name}', epoch {e.epoch}"
+    if max(e.read_tier, e.write_tier) >= 0:
+        pools = [
+            f"{what} go to pool {pool}"
+            for what, pool in (("reads", e.read_tier), ("writes", e.write_tier))
+            if pool >= 0
+        ]
+        yield _row("cache tier", f"{' and '.join(pools)} first; what follows is where the object is in this one")
     yield ""
     yield "The name becomes a number"
     yield _row("hashed", _quoted(e))

@@ -57,6 +57,9 @@ class Explanation(NamedTuple):
     object: str
     namespace: str
     key: str
+    read_tier: int
+    write_tier: int
+    """The pools in front of this one, to which requests go first; -1 if there are none."""
     hashed: bytes
     """The string that is hashed."""
     hash_name: str
@@ -129,6 +132,8 @@ def explain(osdmap: OSDMap, pool: int, name: str | bytes, key: str = "", nspace:
         object=name if isinstance(name, str) else name.decode("utf-8", "surrogateescape"),
         namespace=nspace,
         key=key,
+        read_tier=pi.read_tier,
+        write_tier=pi.write_tier,
         hashed=hashed,
         hash_name="linux" if pi.object_hash == STR_HASH_LINUX else "rjenkins",
         hash=ps,

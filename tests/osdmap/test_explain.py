@@ -203,6 +203,14 @@ def test_all_kinds_of_draws_and_verdicts_are_met() -> None:
     assert stages >= {(kind, applied) for kind in kinds for applied in (True, False)}
 
 
+def test_cache_tiers_are_mentioned() -> None:
+    m = recorded("page-healthy")
+    m.pools = {3: m.pools[3].replace(read_tier=5, write_tier=5)}
+    lines: list[str] = []
+    print_explanation(explain(m, 3, "x"), False, lines.append)
+    assert "reads go to pool 5 and writes go to pool 5 first" in lines[1]
+
+
 def test_recorded_maps() -> None:
     for name in ("map", "page-healthy", "page-moved", "page-down", "page-out"):
         m = recorded(name)
