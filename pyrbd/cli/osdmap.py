@@ -160,7 +160,7 @@ def decode_osdmap(data: bytes, name: str) -> OSDMap:
     from ..osdmap import Incremental, OSDMap
 
     try:
-        return OSDMap.decode_full(data)
+        osdmap = OSDMap.decode_full(data)
     except DecodeError as e:
         try:
             epoch = Incremental.decode(data).epoch
@@ -169,6 +169,11 @@ def decode_osdmap(data: bytes, name: str) -> OSDMap:
         raise CommandError(
             f"{name}: an incremental osdmap, of what is new in epoch {epoch}; a full one is needed", errno.EINVAL
         ) from None
+    try:
+        osdmap.crush  # noqa: B018 - which is decoded when it is first used
+    except DecodeError as e:
+        raise CommandError(f"{name}: {e}", e.errno) from None
+    return osdmap
 
 
 def _live_osdmap(args: argparse.Namespace) -> OSDMap:

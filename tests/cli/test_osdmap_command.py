@@ -20,6 +20,7 @@ import pytest
 
 from pyrbd import rados
 from pyrbd.cli import main
+from pyrbd.crc32c import MASK, standard_crc32c
 from pyrbd.osdmap import OSDMap
 from tests import oracle
 
@@ -184,6 +185,7 @@ def test_long_buckets_are_abridged(tmp_path: Path, command: Callable[..., tuple[
         (("dump-pgs", "/dev/zero"), 22, "not an osdmap"),
         (("dump-pgs", "truncated"), 74, "truncated: "),
         (("dump-pgs", "damaged"), 74, "crc"),
+        (("dump-pgs", "bad-crush"), 74, "bad-crush: crush map: "),
         (("dump-pgs", "incremental"), 22, "an incremental osdmap, of what is new in epoch"),
         (("dump-pgs", "crush"), 22, "a CRUSH map, not an osdmap"),
         (("dump-pgs", "huge"), 27, "not an osdmap, or one of 4294967295 bytes"),
@@ -211,6 +213,8 @@ def test_refused(
     epochs = json.loads(gzip.decompress((DATA / "epochs.gz").read_bytes()))
     (maps / "incremental").write_bytes(bytes.fromhex(epochs["incrementals"][0]))
     (maps / "crush").write_bytes(m._crush_raw)
+    bad = whole[:-4].replace(m._crush_raw, bytes(len(m._crush_raw)))
+    (maps / "bad-crush").write_bytes(bad + (standard_crc32c(bad, 0) ^ MASK).to_bytes(4, "little"))
     (maps / "huge").write_bytes(b"\x08\x07\xff\xff\xff\xff")
     assert main(["osdmap", *args]) == code
     out, err = capsys.readouterr()
