@@ -102,11 +102,11 @@ def test_dump_pgs_prints_what_osdmaptool_prints(
     for path in shapes:
         for ours, theirs in ((), "--test-map-pgs-dump"), (("--all",), "--test-map-pgs-dump-all"):
             assert command("dump-pgs", path, *ours) == (0, osdmaptool(path, theirs), "")
-            pools = OSDMap.decode_full(path.read_bytes()).pool_names
-            for number, name in pools.items():
-                want = osdmaptool(path, theirs, "--pool", number)
-                assert command("dump-pgs", "--pool", number, path, *ours) == (0, want, "")
-                assert command("dump-pgs", path, *ours, "-p", name)[1] == want
+    for path in shapes[:2]:
+        for number, name in OSDMap.decode_full(path.read_bytes()).pool_names.items():
+            want = osdmaptool(path, "--test-map-pgs-dump", "--pool", number)
+            assert command("dump-pgs", "--pool", number, path) == (0, want, "")
+            assert command("dump-pgs", path, "-p", name) == (0, want, "")
 
 
 def test_locate_prints_what_osdmaptool_prints(shapes: list[Path], command: Callable[..., tuple[int, str, str]]) -> None:
