@@ -1,8 +1,8 @@
 """All placement groups of a map as lines, and how many of them each OSD has
 (`src/tools/osdmaptool.cc`, --test-map-pgs-dump and --test-map-pgs-dump-all).
 
-All releases from nautilus to tentacle print the same lines. Where they map differently (16 and older find no OSDs by a rule whose
-mask does not fit the pool), the sets are those of tentacle.
+All releases from nautilus to tentacle print the same lines. Where they map differently (16 and older find no OSDs by a
+rule whose mask does not fit the pool), the sets are those of tentacle.
 """
 
 from __future__ import annotations
