@@ -21,15 +21,22 @@ if TYPE_CHECKING:
     from ..osdmap.crush import Bucket
 
 Osds = tuple[int, ...]
+Row = tuple[int, Osds, int, Osds, int]
+"""seed, up, up primary, acting, acting primary"""
 
 _AT_ONCE = 4096
 """Groups that are printed together."""
 
 
-def _mappings(osdmap: OSDMap, pool: int) -> Iterator[tuple[int, Osds, int, Osds, int]]:
-    """(seed, up, up primary, acting, acting primary) of each group."""
+def _mappings(osdmap: OSDMap, pool: int) -> Iterator[Row]:
+    """Where each group of a pool is."""
     for seed in range(osdmap.pools[pool].pg_num):
         yield (seed, *osdmap.pg_to_up_acting(pool, seed))
+
+
+def _raw_sets(osdmap: OSDMap, pool: int, seeds: Iterable[int]) -> Iterator[tuple[Osds, int]]:
+    """What CRUSH finds for each of these groups."""
+    return (osdmap.pg_to_raw_osds(pool, seed) for seed in seeds)
 
 
 def print_pgs(osdmap: OSDMap, pools: Iterable[int], all_sets: bool, write: Callable[[str], object]) -> None:
@@ -39,26 +46,26 @@ def print_pgs(osdmap: OSDMap, pools: Iterable[int], all_sets: bool, write: Calla
         all_sets: raw, up and acting set in each line, instead of only the acting one.
     """
     total = _Counts()
+    line = _full_lines if all_sets else _short_lines
     for pool in pools:
         write(f"pool {pool} pg_num {osdmap.pools[pool].pg_num}\n")
         rows = _mappings(osdmap, pool)
-        line = _full_lines if all_sets else _short_lines
         while part := list(islice(rows, _AT_ONCE)):
             write(line(osdmap, pool, part))
             total.add(part)
     total.print(osdmap, write)
 
 
-def _short_lines(osdmap: OSDMap, pool: int, rows: list[tuple[int, Osds, int, Osds, int]]) -> str:
+def _short_lines(osdmap: OSDMap, pool: int, rows: list[Row]) -> str:
     forms = {n: f"{pool}.%x\t[{_fields(n)}]\t%d\n" for n in {len(row[3]) for row in rows}}
     return "".join([forms[len(acting)] % (seed, *acting, primary) for seed, _, _, acting, primary in rows])
 
 
-def _full_lines(osdmap: OSDMap, pool: int, rows: list[tuple[int, Osds, int, Osds, int]]) -> str:
+def _full_lines(osdmap: OSDMap, pool: int, rows: list[Row]) -> str:
     lines = []
     forms: dict[tuple[int, int, int], str] = {}
-    for seed, up, up_primary, acting, primary in rows:
-        raw, raw_primary = osdmap.pg_to_raw_osds(pool, seed)
+    found = _raw_sets(osdmap, pool, [row[0] for row in rows])
+    for (seed, up, up_primary, acting, primary), (raw, raw_primary) in zip(rows, found):
         shape = (len(raw), len(up), len(acting))
         form = forms.get(shape)
         if form is None:
@@ -82,7 +89,7 @@ class _Counts:
         self.primary: Counter[int] = Counter()
         self.sizes: Counter[int] = Counter()
 
-    def add(self, rows: list[tuple[int, Osds, int, Osds, int]]) -> None:
+    def add(self, rows: list[Row]) -> None:
         sets = [row[3] for row in rows]
         self.count.update(chain.from_iterable(sets))
         self.first.update([osds[0] for osds in sets if osds])
