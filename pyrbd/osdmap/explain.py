@@ -11,7 +11,7 @@ from ..msgr.types import PgId
 from .crush import CRUSH_ITEM_NONE
 from .draws import Draw, RuleStep, Verdict, trace_rule
 from .hash import STR_HASH_LINUX, crush_hash32_2, mask_for
-from .osdmap import DEFAULT_PRIMARY_AFFINITY, OSDMap
+from .osdmap import OSDMap
 from .pool import FLAG_HASHPSPOOL, PgPool
 
 __all__ = ["Affinity", "Draw", "Explanation", "Fold", "RuleStep", "Stage", "Verdict", "explain"]
@@ -179,6 +179,8 @@ def _first(osds: tuple[int, ...] | list[int]) -> int:
     return next((o for o in osds if o != CRUSH_ITEM_NONE), -1)
 
 
+_ALWAYS = 0x10000
+"""CEPH_OSD_MAX_PRIMARY_AFFINITY, which is the default."""
 _MISSING = ("does not exist", "do not exist")
 
 
@@ -275,14 +277,14 @@ class _Walk:
     def apply_primary_affinity(self, primary: int) -> int:
         """OSDMap::_apply_primary_affinity."""
         values = self.map.primary_affinity
-        if not values or all(o == CRUSH_ITEM_NONE or values[o] == DEFAULT_PRIMARY_AFFINITY for o in self.osds):
+        if not values or all(o == CRUSH_ITEM_NONE or values[o] == _ALWAYS for o in self.osds):
             return primary
         pos = -1
         for i, osd in enumerate(self.osds):
             if osd == CRUSH_ITEM_NONE:
                 continue
             hash16 = crush_hash32_2(self.pps, osd) >> 16
-            accepted = hash16 < values[osd] or values[osd] >= DEFAULT_PRIMARY_AFFINITY
+            accepted = hash16 < values[osd] or values[osd] >= _ALWAYS
             self.affinity.append(Affinity(osd, values[osd], hash16, accepted))
             if accepted:
                 pos = i

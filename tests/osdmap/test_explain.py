@@ -157,7 +157,6 @@ def random_map(rng: random.Random) -> OSDMap:
     m.pg_upmap_primaries = some(osd)
     m.pg_temp = some(lambda: tuple([osd() for _ in range(rng.randint(1, 4))]))
     m.primary_temp = some(lambda: rng.randrange(n))
-    m._finish()
     return m
 
 
