@@ -10,7 +10,7 @@ from ..errors import DecodeError
 from ..msgr.types import EntityAddrVec, Utime
 from .addrs import NO_ADDRS
 from .columns import OsdInfo, OsdXInfo
-from .features import RELEASE_LUMINOUS, RELEASE_NAUTILUS, at_least
+from .features import RELEASE_LUMINOUS, RELEASE_NAUTILUS, at_least, encoding_features
 from .placement import DEFAULT_PRIMARY_AFFINITY, OSD_EXISTS, OSD_UP
 from .pool_types import subtract, union
 
@@ -53,7 +53,6 @@ def apply_incremental(old: OSDMap, inc: Incremental) -> OSDMap:
     m = old._successor()
     s = old.section.copy()
     m._section = s
-    m._features = inc.encode_features
     m.fsid, m.epoch, m.modified = inc.fsid, inc.epoch, inc.modified
     _flags(m, s, inc)
     if inc.new_max_osd >= 0:
@@ -98,6 +97,8 @@ def apply_incremental(old: OSDMap, inc: Incremental) -> OSDMap:
         s.stretch_mode_bucket = inc.new_stretch_mode_bucket
     if inc.mutate_allow_crimson:
         s.allow_crimson = inc.mutate_allow_crimson == 1
+    # an incremental for a client without some of these is written anew for it, and says so
+    m._features = inc.effective_features | encoding_features(s.require_osd_release)
     return m
 
 
@@ -251,7 +252,7 @@ def _blocklist(s: OsdSection, inc: Incremental) -> None:
 def _crush(m: OSDMap, s: OsdSection, inc: Incremental) -> None:
     if not inc.crush:
         return
-    m._crush_raw, m._crush = inc.crush, None
+    m._crush_raw, m._crush_features, m._crush = inc.crush, -1, None
     if at_least(s.require_osd_release, RELEASE_LUMINOUS):
         m.crush_version += 1
     if s.device_class_flags:

@@ -40,7 +40,8 @@ class Blocklist:
             return False
         whole = addr.replace(type=self.kind, port=0, nonce=0)
         if self.clients and (
-            addr_bytes(addr.replace(type=self.kind)) in self.clients or (addr.host and addr_bytes(whole) in self.clients)
+            addr_bytes(addr.replace(type=self.kind)) in self.clients
+            or (addr.host and addr_bytes(whole) in self.clients)
         ):
             return True
         if not self.ranges or not addr.host:
@@ -51,7 +52,7 @@ class Blocklist:
     def _parsed_ranges(self) -> list[tuple[int, int, int]]:
         """(IP version, network, mask) of each range (OSDMap::range_bits)."""
         if self._networks is None:
-            found = []
+            found: list[tuple[int, int, int]] = []
             for a in map(addr_from, self.ranges):
                 if a.host:
                     ip = ipaddress.ip_address(a.host)

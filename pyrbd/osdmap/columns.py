@@ -333,7 +333,7 @@ class Column(Sequence[T]):
 
     def _pieces(self, state: _State[T], features: int) -> list[bytes]:
         encode, starts = self._kind.encode, self._starts(state)
-        pieces = []
+        pieces: list[bytes] = []
         done = 0
         for i in sorted(state.changes):
             if i >= state.n:

@@ -15,6 +15,7 @@ from .envelope import finish_map, open_map, start_map
 from .features import (
     OSDMAP_ENC,
     PGID64,
+    REEF_BIT,
     SERVER_MIMIC,
     SERVER_NAUTILUS,
     SERVER_REEF,
@@ -43,6 +44,7 @@ class Incremental:
 
     __slots__ = (
         "change_stretch_mode",
+        "client_version",
         "cluster_snapshot",
         "crush",
         "encode_features",
@@ -104,6 +106,8 @@ class Incremental:
 
     encode_features: int
     """What the monitors encoded it with, and what the map that results is encoded with."""
+    client_version: int
+    """Of the encoding of the section for clients; 0: what the features ask for."""
     full_crc: int
     """The crc of the map that results, as the monitors have it; 0 where they did not say."""
     fsid: bytes
@@ -177,7 +181,9 @@ class Incremental:
             raise TypeError(f"Incremental has no field {next(iter(fields))!r}")
 
     def __repr__(self) -> str:
-        changed = [n for n in self.__slots__ if n.startswith(("new_", "old_")) and getattr(self, n) != _DEFAULTS.get(n, {})]
+        changed = [
+            n for n in self.__slots__ if n.startswith(("new_", "old_")) and getattr(self, n) != _DEFAULTS.get(n, {})
+        ]
         return f"<Incremental epoch={self.epoch} {' '.join(changed)}>"
 
     @classmethod
@@ -186,6 +192,7 @@ class Incremental:
         opened = open_map(data, "osdmap incremental", 9, 12)
         i = cls()
         v, d = opened.client
+        i.client_version = v
         i.fsid = d.raw(16)
         i.epoch = d.u32()
         i.modified = Utime.decode(d)
@@ -260,17 +267,26 @@ class Incremental:
         if v >= 12:
             self.mutate_allow_crimson = d.u8()
 
+    @property
+    def effective_features(self) -> int:
+        """`encode_features`, but for reef's: its first releases wrote its versions of maps whatever the features."""
+        if not self.client_version:
+            return self.encode_features
+        return self.encode_features | REEF_BIT if self.client_version >= 9 else self.encode_features & ~REEF_BIT
+
     def encode(self, features: int | None = None) -> bytes:
-        """As a monitor writes it for these features (:mod:`.features`; default: `encode_features`).
+        """As a monitor writes it for these features (:mod:`pyrbd.osdmap.features`); by default for those that it
+        came with, which gives the same bytes.
 
         Raises:
             ValueError: an encoding from before luminous is asked for.
         """
-        features = self.encode_features if features is None else features
+        told = self.encode_features if features is None else features
+        features = self.effective_features if features is None else features
         e = Encoder()
         mark = start_map(e, features)
         self._encode_for_clients(e, features)
-        self._encode_for_osds(e, features)
+        self._encode_for_osds(e, features, told)
         finish_map(e, mark, self.full_crc.to_bytes(4, "little"))
         return bytes(e.buf)
 
@@ -320,7 +336,7 @@ class Incremental:
             pgmaps.encode_pgs(e, self.old_pg_upmap_primary)
         e.finish(mark)
 
-    def _encode_for_osds(self, e: Encoder, features: int) -> None:
+    def _encode_for_osds(self, e: Encoder, features: int, told: int) -> None:
         v = 9 if have(features, SERVER_NAUTILUS) else 6
         if self.change_stretch_mode:
             v = max(v, 10)
@@ -348,7 +364,7 @@ class Incremental:
             e.s32(osd)
             self.new_xinfo[osd].encode(e, features)
         _encode_addrs(e, self.new_hb_front_up, addr_features)
-        e.u64(features)
+        e.u64(told)
         e.pack(_RATIOS, self.new_nearfull_ratio, self.new_full_ratio, self.new_backfillfull_ratio)
         e.u8(self.new_require_min_compat_client)
         e.u8(self.new_require_osd_release)
@@ -397,6 +413,7 @@ def _encode_listed(e: Encoder, addrs: tuple[bytes, ...], features: int) -> None:
 
 _DEFAULTS: dict[str, Any] = {  # of the rest: no entries
     "change_stretch_mode": False,
+    "client_version": 0,
     "cluster_snapshot": "",
     "crush": b"",
     "encode_features": SIGNIFICANT_FEATURES,

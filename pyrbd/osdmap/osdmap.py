@@ -79,6 +79,7 @@ class OSDMap(Placement):
         "_acting",
         "_crc",
         "_crush",
+        "_crush_features",
         "_crush_raw",
         "_features",
         "_intervals",
@@ -150,6 +151,8 @@ class OSDMap(Placement):
     _section: OsdSection | None
     _osd_section: tuple[int, bytes]
     _crush_raw: bytes
+    _crush_features: int | None
+    """What `_crush_raw` is encoded with; None: as the map that it came in; -1: not by those who write maps."""
     _crush: CrushMap | None
     _features: int | None
     _crc: int | None
@@ -188,7 +191,9 @@ class OSDMap(Placement):
         lazy = m._lazy = {}
 
         def field(name: str, there: bool = True, empty: Any = None) -> None:
-            lazy[name] = Lazy.of(_CODECS[name], d) if there else Lazy(_CODECS[name], None, {} if empty is None else empty)
+            lazy[name] = (
+                Lazy.of(_CODECS[name], d) if there else Lazy(_CODECS[name], None, {} if empty is None else empty)
+            )
 
         m.fsid, m.epoch, *stamps = d.unpack(_HEAD)
         m.created, m.modified = Utime(*stamps[:2]), Utime(*stamps[2:])
@@ -221,6 +226,7 @@ class OSDMap(Placement):
         if m.primary_affinity and len(m.primary_affinity) != m.max_osd:
             raise DecodeError(f"osdmap: {m.max_osd} OSDs, but {len(m.primary_affinity)} affinities")
         m._crush = None
+        m._crush_features = None
         m._acting, m._intervals = {}, {}
         m._index_pools()
         return m
@@ -261,7 +267,7 @@ class OSDMap(Placement):
         e.raw(self._field("pg_temp"))
         e.raw(self._field("primary_temp"))
         e.raw(self._field("primary_affinity"))
-        e.blob(self._crush_raw)
+        e.blob(self._encode_crush(features))
         e.raw(self._field("erasure_code_profiles"))
         e.raw(self._field("pg_upmap"))
         e.raw(self._field("pg_upmap_items"))
@@ -280,6 +286,15 @@ class OSDMap(Placement):
         if features == self.encode_features:
             self._crc = crc
         return bytes(e.buf)
+
+    def _encode_crush(self, features: int) -> bytes:
+        known = self.encode_features if self._crush_features is None else self._crush_features
+        if known != features:
+            encode = getattr(self.crush, "encode", None)
+            if encode is None:
+                return self._crush_raw
+            self._crush_raw, self._crush_features = encode(features), features
+        return self._crush_raw
 
     def _field(self, name: str) -> bytes:
         return self._lazy[name].encoded()
@@ -330,7 +345,7 @@ class OSDMap(Placement):
             if name in _CODECS:
                 m._set(name, value)
             elif name == "crush_data":
-                m._crush_raw, m._crush = value, None
+                m._crush_raw, m._crush_features, m._crush = value, -1, None
             elif name in OSDMap.__slots__ and not name.startswith("_"):
                 setattr(m, name, value)
             elif name in OsdSection.__slots__ and not name.startswith("_"):
@@ -346,6 +361,8 @@ class OSDMap(Placement):
         m = OSDMap()
         for name in _SHARED:
             setattr(m, name, getattr(self, name))
+        if m._crush_features is None:
+            m._crush_features = self.encode_features
         m._lazy = dict(self._lazy)
         m._crc = None
         m._acting, m._intervals = {}, {}
@@ -374,7 +391,7 @@ class OSDMap(Placement):
             full = OSDMap.decode_full(inc.fullmap)
             if (full.fsid, full.epoch) != (inc.fsid, inc.epoch):
                 raise DecodeError(f"osdmap incremental {inc.epoch} with the full map of {full.epoch}")
-            full._features = inc.encode_features
+            full._features = inc.effective_features
             return full
         if inc.new_max_osd > MAX_OSDS:
             raise DecodeError(f"osdmap incremental {inc.epoch} with {inc.new_max_osd} OSDs")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import struct as _struct
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ..denc import Decoder, Encoder
 from ..errors import DecodeError

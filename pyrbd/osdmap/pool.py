@@ -1,5 +1,7 @@
 """pg_pool_t: a pool, as a map describes it (`src/osd/osd_types.cc`)."""
 
+from typing import Any
+
 from ..denc import Decoder, Encoder, MapOf, Struct, string
 from ..errors import DecodeError
 from ..msgr.types import Utime
@@ -186,7 +188,7 @@ class PgPool(Struct, version=VERSION, compat=5):
         v, b = d.envelope(VERSION, "pg_pool_t")
         if v < 14:
             raise DecodeError(f"pg_pool_t version {v} is older than any release that is supported")
-        f: dict[str, object] = {}
+        f: dict[str, Any] = {}
         f["type"], f["size"], f["crush_rule"], f["object_hash"] = b.raw(4)
         f["pg_num"], f["pgp_num"] = pg_num, pgp_num = b.u32(), b.u32()
         b.skip(8)  # lpg_num, lpgp_num
