@@ -58,7 +58,7 @@ def apply_incremental(old: OSDMap, inc: Incremental) -> OSDMap:
     if inc.new_max_osd >= 0:
         m.max_osd = inc.new_max_osd
     if inc.new_pool_max != -1:
-        m.pool_max = inc.new_pool_max
+        m.pool_max = (inc.new_pool_max + (1 << 31)) % (1 << 32) - (1 << 31)  # from int64_t to int32_t
     _pools(old, m, inc)
     _snaps(m, s, inc)
     if inc.new_last_up_change != _NEVER:
@@ -254,7 +254,7 @@ def _crush(m: OSDMap, s: OsdSection, inc: Incremental) -> None:
         return
     m._crush_raw, m._crush_features, m._crush = inc.crush, -1, None
     if at_least(s.require_osd_release, RELEASE_LUMINOUS):
-        m.crush_version += 1
+        m.crush_version = (m.crush_version + 1) % (1 << 32)
     if s.device_class_flags:
         names = m.crush.class_names
         s.device_class_flags = {c: flags for c, flags in s.device_class_flags.items() if c in names}

@@ -172,22 +172,25 @@ class _Addrs(Kind[EntityAddrVec]):
         return have(features, SERVER_NAUTILUS)
 
     def scan(self, d: Decoder, n: int) -> object:
-        start, buf, match = d.pos, d.buf, ADDRVEC.match
-        pos = start + n * _uniform_size(d, n)
-        if pos == start:
-            for _ in range(n):
-                m = match(buf, pos, d.end)
-                if m is None:
-                    for _ in range(n):
-                        decode_addrvec(d)
-                    return None
-                pos = m.end()
-        d.skip(pos - start)
+        start = d.pos
+        end = start + n * _uniform_size(d, n)
+        if end == start and n:
+            ends = _ends(d, n)
+            if ends is None:
+                for _ in range(n):
+                    decode_addrvec(d)
+                return None
+            end = ends[-1]
+        d.skip(end - start)
         return True
 
     def starts(self, raw: bytes, n: int) -> Sequence[int]:
-        size = _uniform_size(Decoder(raw), n)
-        return range(0, n * size + 1, size) if size else _decoded_starts(self, raw, n)
+        d = Decoder(raw)
+        size = _uniform_size(d, n)
+        if size:
+            return range(0, n * size + 1, size)
+        ends = _ends(d, n)
+        return _decoded_starts(self, raw, n) if ends is None else [0, *ends]
 
     def decode(self, row: Decoder) -> EntityAddrVec:
         return decode_addrvec(row)
@@ -213,6 +216,19 @@ def _uniform_size(d: Decoder, n: int) -> int:
         fixed += (*range(at, at + 7), *range(at + 15, at + 21))  # the head, the length of the sockaddr, the family
         at += 7 + row[at + 3]
     return size if all(rows[i::size] == row[i : i + 1] * n for i in fixed) else 0
+
+
+def _ends(d: Decoder, n: int) -> list[int] | None:
+    """Where each of the next `n` rows of addresses ends; None if one is not encoded as it is nowadays."""
+    match, buf, pos, end = ADDRVEC.match, d.buf, d.pos, d.end
+    ends = []
+    for _ in range(n):
+        m = match(buf, pos, end)
+        if m is None:
+            return None
+        pos = m.end()
+        ends.append(pos)
+    return ends
 
 
 def _decoded_starts(kind: Kind[T], raw: bytes, n: int) -> Sequence[int]:

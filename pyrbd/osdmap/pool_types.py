@@ -161,7 +161,10 @@ def encode_opts(e: Encoder, opts: "dict[str, str | int | float]", features: int)
 def decode_intervals(d: Decoder) -> IntervalSet:
     n = d.count(16)
     flat = d.u64s(2 * n)
-    return tuple(zip(flat[::2], flat[1::2]))
+    intervals = tuple(zip(flat[::2], flat[1::2]))
+    if any(start + length > 1 << 64 for start, length in intervals):
+        raise DecodeError("interval_set: an interval of more than 64 bits")
+    return intervals
 
 
 def encode_intervals(e: Encoder, intervals: IntervalSet) -> None:
@@ -177,7 +180,7 @@ def union(a: IntervalSet, b: IntervalSet) -> IntervalSet:
     for start, length in sorted((*a, *b)):
         if merged and start <= merged[-1][0] + merged[-1][1]:
             first = merged[-1][0]
-            merged[-1] = (first, max(sum(merged[-1]), start + length) - first)
+            merged[-1] = (first, min(max(sum(merged[-1]), start + length) - first, (1 << 64) - 1))
         else:
             merged.append((start, length))
     return tuple(merged)
