@@ -109,6 +109,16 @@ class Decoder:
     def s64(self) -> int:
         return int(_S64.unpack_from(self.buf, self._take(8))[0])
 
+    def array(self, n: int, fmt: str, size: int) -> tuple[int, ...]:
+        """The next `n` integers of `size` bytes each, `fmt` being their code in :mod:`struct`."""
+        return _struct.unpack_from(f"<{n}{fmt}", self.buf, self._take(n * size))
+
+    def u32s(self, n: int) -> tuple[int, ...]:
+        return self.array(n, "I", 4)
+
+    def u64s(self, n: int) -> tuple[int, ...]:
+        return self.array(n, "Q", 8)
+
     def raw(self, n: int) -> bytes:
         """The next `n` bytes, copied."""
         pos = self._take(n)
@@ -197,6 +207,9 @@ class Encoder:
 
     def s64(self, v: int) -> None:
         self.buf += _S64.pack(v)
+
+    def u32s(self, values: "tuple[int, ...]") -> None:
+        self.buf += _struct.pack(f"<{len(values)}I", *values)
 
     def raw(self, v: Buffer) -> None:
         self.buf += v
@@ -297,7 +310,9 @@ class Vector(WireType):
 
 
 def _order(key: Any) -> Any:
-    """What keys are compared by: structs by their fields."""
+    """What keys are compared by: structs by their fields, text by its bytes."""
+    if isinstance(key, str):
+        return key.encode("utf-8", "surrogateescape")
     return tuple([_order(getattr(key, name)) for name in key._names]) if isinstance(key, Struct) else key
 
 

@@ -1,6 +1,7 @@
 """Placement: object name -> placement group -> OSDs. Pure functions of a map, no I/O."""
 
-from .osdmap import Incremental, OSDMap
+from .incremental import Incremental
+from .osdmap import OSDMap
 from .pool import PgPool
 
 __all__ = ["Incremental", "OSDMap", "PgPool"]

@@ -305,7 +305,12 @@ class _Walk:
             self.note("pg_temp", f"{osd_names(temp)} serves instead, until the OSDs of up have the data")
             self.only_up()
             if self.osds:
-                acting, primary = tuple(self.osds), _first(self.osds)
+                primary = _first(self.osds)
+                ordered = self.map._pgtemp_undo_primaryfirst(self.pool, self.osds)
+                if ordered != self.osds:
+                    self.osds = list(ordered)
+                    self.note("pg_temp", "those that may be primary were listed first; in the order of the shards")
+                acting = tuple(self.osds)
             else:
                 self.note("pg_temp", "none of these is up, so that up serves", False)
         self.osds = list(acting)

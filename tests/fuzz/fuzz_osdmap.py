@@ -7,6 +7,7 @@ from functools import cache
 
 from pyrbd.msgr.types import EntityAddr
 from pyrbd.osdmap import Incremental, OSDMap
+from pyrbd.osdmap.features import SIGNIFICANT_FEATURES
 from tests.fuzz.material import Chunks, epochs, few_draws, sum_map
 
 US = EntityAddr(EntityAddr.TYPE_MSGR2, 7, "127.0.0.1", 0)
@@ -17,10 +18,19 @@ def _base() -> OSDMap:
     return OSDMap.decode_full(epochs()["first"])
 
 
+def _encodes(m: OSDMap) -> None:
+    """What was decoded can be written, and that is read as what it was."""
+    data = m.encode()
+    again = OSDMap.decode_full(data)
+    assert again.crc == m.crc
+    assert again.encode() == data
+
+
 def _use(m: OSDMap) -> None:
     """What a client asks of a map."""
     assert US not in m.blocklist or m.blocklist
     m.min_compat_client  # noqa: B018
+    _encodes(m)
     for pool_id in list(m.pools)[:4]:
         pool = m.pools[pool_id]
         for name in ("a", "rbd_header.1"):
@@ -47,10 +57,17 @@ def _map(data: bytes) -> None:
     if options & 1:
         m = _base()
         for _ in range(1 + (options >> 2) % 3):
-            m = m.apply(Incremental.decode(_summed(c.blob(), options)))
+            m = m.apply(_incremental(_summed(c.blob(), options)))
             _use(m)
     else:
         _use(OSDMap.decode_full(_summed(c.rest(), options)))
+
+
+def _incremental(data: bytes) -> Incremental:
+    inc = Incremental.decode(data)
+    written = inc.encode(SIGNIFICANT_FEATURES)
+    assert Incremental.decode(written).encode() == written
+    return inc
 
 
 def _summed(data: bytes, options: int) -> bytes:

@@ -25,7 +25,8 @@ from pyrbd.msgr.frames import MODE_CRC, FrameReader, Tag, encode_banner, encode_
 from pyrbd.msgr.messages import MonMap
 from pyrbd.msgr.types import ENTITY_TYPE_OSD, EntityAddr, EntityName, HObject, PgListResponse, Utime
 from pyrbd.osdmap import Incremental, OSDMap
-from pyrbd.osdmap.blocklist import Blocklist, Client
+from pyrbd.osdmap.addrs import addr_bytes
+from pyrbd.osdmap.blocklist import Blocklist
 from pyrbd.osdmap.crush import (
     BUCKET_TREE,
     CRUSH_ITEM_NONE,
@@ -274,9 +275,14 @@ def test_affinities_for_other_osds_than_there_are() -> None:
 
 def test_a_blocklisted_range_that_is_none() -> None:
     us = EntityAddr(2, 1, "10.0.0.1", 0)
-    bad = [Client("10.0.0.0", 0, 33), Client("10.0.0.0", 0, 2**32 - 1), Client("::", 0, 129), Client("", 0, 8)]
-    assert us not in Blocklist(ranges=frozenset(bad))
-    assert us in Blocklist(ranges=frozenset([*bad, Client("10.0.0.0", 0, 8)]))
+
+    def ranges(*networks: tuple[str, int]) -> Blocklist:
+        kind = EntityAddr.TYPE_ANY
+        return Blocklist({}, {addr_bytes(EntityAddr(kind, bits, host, 0)): bytes(8) for host, bits in networks})
+
+    bad = [("10.0.0.0", 33), ("10.0.0.0", 2**32 - 1), ("::", 129), ("", 8)]
+    assert us not in ranges(*bad)
+    assert us in ranges(*bad, ("10.0.0.0", 8))
 
 
 def test_a_monitor_map_with_counts_beyond_its_bytes() -> None:

@@ -42,7 +42,7 @@ from pyrbd.osdmap.crush import (
     Tunables,
 )
 from pyrbd.osdmap.explain import Draw, Verdict, explain
-from pyrbd.osdmap.pool import TYPE_ERASURE, TYPE_REPLICATED
+from pyrbd.osdmap.pool import FLAG_EC_OPTIMIZATIONS, TYPE_ERASURE, TYPE_REPLICATED
 
 DATA = Path(__file__).parent / "data"
 ALGS = [BUCKET_UNIFORM, BUCKET_LIST, BUCKET_TREE, BUCKET_STRAW, BUCKET_STRAW2]
@@ -139,9 +139,10 @@ def random_map(rng: random.Random) -> OSDMap:
         type=rng.choice([TYPE_REPLICATED, TYPE_ERASURE]),
         size=rng.randint(1, 6),
         crush_rule=rng.choice([0, 1, 2, 3, 7]),
+        flags=rng.choice([0, 1, FLAG_EC_OPTIMIZATIONS, FLAG_EC_OPTIMIZATIONS | 1]),
+        nonprimary_shards=frozenset(rng.sample(range(6), rng.randint(0, 3))),
         object_hash=rng.choice([1, 2]),
         pg_num=rng.randint(1, 40),
-        flags=rng.choice([0, 1]),
     )
     m.pools = {1: pool.replace(pgp_num=rng.randint(1, pool.pg_num))}
     seeds = [PgId(1, i) for i in range(pool.pg_num)]
@@ -182,13 +183,14 @@ def test_explanation_is_what_the_map_does(seed: int) -> None:
 
 def test_all_kinds_of_draws_and_verdicts_are_met() -> None:
     """What the test above covers."""
-    algs, verdicts, stages = set(), set(), set()
+    algs, verdicts, stages, texts = set(), set(), set(), []
     for seed in range(60):
         rng = random.Random(seed)
         m = random_map(rng)
         for i in range(6):
             e = explain(m, 1, f"object{i}")
             stages |= {(s.kind, s.applied) for s in e.stages}
+            texts += [s.text for s in e.stages]
             for event in (event for step in e.steps for event in step.events):
                 if isinstance(event, Draw):
                     algs.add(event.alg)
@@ -197,6 +199,7 @@ def test_all_kinds_of_draws_and_verdicts_are_met() -> None:
                     verdicts.add(event.verdict)
     assert algs == {"uniform", "list", "tree", "straw", "straw2", "permutation"}
     assert verdicts >= {"taken", "collision", "out", "leafless", "exhausted", "empty"}
+    assert any("in the order of the shards" in text for text in texts)
     kinds = ("pg_upmap", "pg_upmap_items", "pg_upmap_primaries", "pg_temp")
     assert stages >= {("exists", True), ("down", True), ("primary_temp", True)}
     assert stages >= {(kind, applied) for kind in kinds for applied in (True, False)}

@@ -195,15 +195,9 @@ def test_recorded_incrementals_lead_to_the_recorded_map() -> None:
     m = OSDMap.decode_full(bytes.fromhex(frames["first"]))
     for inc in frames["incrementals"]:
         m = m.apply(Incremental.decode(bytes.fromhex(inc)))
-    last = OSDMap.decode_full(bytes.fromhex(frames["last"]))
-    for field in OSDMap.__slots__:
-        if field not in ("_acting", "_crush", "_osd_section", "_for_osds", "created"):
-            ours, theirs = getattr(m, field), getattr(last, field)
-            if field == "pools":  # last_change of a pool is set by who applies
-                ours, theirs = ({k: p.replace(last_change=0) for k, p in x.items()} for x in (ours, theirs))
-            assert ours == theirs, field
-    assert m.blocklist == last.blocklist
-    assert m.min_compat_client == last.min_compat_client
+    last = bytes.fromhex(frames["last"])
+    assert m.encode() == last
+    assert m.crc == OSDMap.decode_full(last).crc
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 1 << 20))
