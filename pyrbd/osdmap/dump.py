@@ -25,8 +25,16 @@ from .features import (
 from .formatter import blob_hash, real, to_json, unordered
 from .osdmap import OSDMap
 from .placement import DEFAULT_PRIMARY_AFFINITY
-from .pool import AUTOSCALE_UNKNOWN, CACHE_MODE_NAMES, FLAG_NAMES, TYPE_ERASURE, TYPE_REPLICATED, PgPool
-from .pool_types import HIT_SET_BLOOM, HIT_SET_NONE, HIT_SET_TYPE_NAMES, HitSetParams, IntervalSet, PgMergeMeta
+from .pool import AUTOSCALE_OFF, AUTOSCALE_UNKNOWN, CACHE_MODE_NAMES, FLAG_NAMES, TYPE_ERASURE, TYPE_REPLICATED, PgPool
+from .pool_types import (
+    HIT_SET_BLOOM,
+    HIT_SET_NONE,
+    HIT_SET_TYPE_NAMES,
+    POOL_OPT_NAMES,
+    HitSetParams,
+    IntervalSet,
+    PgMergeMeta,
+)
 from .read_balance import ReadBalance, read_balance
 
 RELEASE_PACIFIC = 16
@@ -34,6 +42,8 @@ RELEASE_QUINCY = 17
 RELEASE_SQUID = 19
 
 FLAGS = {  # CEPH_OSDMAP_*, in the order in which they are named
+    1 << 0: "nearfull",
+    1 << 1: "full",
     1 << 2: "pauserd",
     1 << 3: "pausewr",
     1 << 4: "pauserec",
@@ -99,13 +109,43 @@ def writing_release(m: OSDMap) -> int:
     return max(told, least) if told < 0x80 else least
 
 
+_UNKNOWN_POOL_FLAGS = {  # by release: those with other names than "???" end before this bit, with exceptions
+    RELEASE_NAUTILUS: (16, ()),
+    RELEASE_OCTOPUS: (16, ()),
+    RELEASE_PACIFIC: (18, (16,)),
+    RELEASE_QUINCY: (18, ()),
+    RELEASE_REEF: (19, ()),
+    RELEASE_SQUID: (19, ()),
+    RELEASE_TENTACLE: (20, ()),
+}
+_LAST_POOL_OPTS = {
+    RELEASE_NAUTILUS: "pg_autoscale_bias",
+    RELEASE_OCTOPUS: "read_lease_interval",
+    RELEASE_PACIFIC: "pg_num_max",
+    RELEASE_QUINCY: "pg_num_max",
+    RELEASE_REEF: "pg_num_max",
+    RELEASE_SQUID: "pg_num_max",
+    RELEASE_TENTACLE: "pct_update_delay",
+}
+
+
 class Style:
-    """What depends on the release."""
+    """What depends on the release of the tool: what it does not know yet it calls unknown, or does not show."""
 
     def __init__(self, release: int) -> None:
         self.release = release
+        known = min(max(release, RELEASE_NAUTILUS), RELEASE_TENTACLE)
         self.iso_times = release >= RELEASE_OCTOPUS
         self.blocklist = "blocklist" if release >= RELEASE_PACIFIC else "blacklist"
+        hidden = 1 << 23 if release < RELEASE_QUINCY else 0
+        if release >= RELEASE_OCTOPUS:
+            hidden |= 1 << 0 | 1 << 1
+        self.flags = {bit: name for bit, name in FLAGS.items() if not bit & hidden}
+        self.no_sockaddr = "(unrecognized address family 0)" if release >= RELEASE_OCTOPUS else ":"
+        self.states = STATES if release >= RELEASE_OCTOPUS else STATES[:-1]
+        end, others = _UNKNOWN_POOL_FLAGS[known]
+        self.pool_flags = tuple("???" if i in others else name for i, name in enumerate(FLAG_NAMES[:end]))
+        self.opts = frozenset(POOL_OPT_NAMES[: POOL_OPT_NAMES.index(_LAST_POOL_OPTS[known]) + 1])
 
     def stamp(self, t: Utime) -> str:
         """A time in the zone of this machine, as operator<< of utime_t gives it."""
@@ -115,6 +155,56 @@ class Style:
         if not self.iso_times:
             return f"{time.strftime('%Y-%m-%d %H:%M:%S', local)}.{t.nsec // 1000:06d}"
         return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{t.nsec // 1000:06d}{time.strftime('%z', local)}"
+
+    def release_name(self, release: int) -> str:
+        return release_name(release) if release <= self.release else "unknown"
+
+    def flag_names(self, flags: int) -> str:
+        """OSDMap::get_flag_string."""
+        return ",".join(name for bit, name in self.flags.items() if flags & bit)
+
+    def state_names(self, state: int) -> list[str]:
+        """OSDMap::calc_state_set."""
+        names = self.states
+        return sorted({names[i] if i < len(names) else "???" for i in range(32) if state >> i & 1})
+
+    def pool_flag_names(self, flags: int) -> str:
+        """pg_pool_t::get_flags_string."""
+        names = self.pool_flags
+        return ",".join(names[i] if i < len(names) else "???" for i in range(64) if flags >> i & 1)
+
+    def sockaddr(self, a: EntityAddr) -> str:
+        if not a.host:
+            return self.no_sockaddr
+        return f"[{a.host}]:{a.port}" if a.is_ipv6 else f"{a.host}:{a.port}"
+
+    def addr(self, a: EntityAddr) -> str:
+        """operator<< of entity_addr_t."""
+        if a.type == EntityAddr.TYPE_NONE:
+            return "-"
+        prefix = "" if a.type == EntityAddr.TYPE_ANY else _ADDR_TYPES.get(a.type, "???") + ":"
+        return f"{prefix}{self.sockaddr(a)}/{a.nonce}"
+
+    def addrvec(self, v: EntityAddrVec) -> str:
+        addrs = ",".join(map(self.addr, v.addrs))
+        return addrs if len(v.addrs) <= 1 else f"[{addrs}]"
+
+    def legacy(self, v: EntityAddrVec) -> str:
+        """entity_addrvec_t::get_legacy_str."""
+        blank = EntityAddr(0, 0, "", 0)
+        a = next((a for a in v.addrs if a.type == EntityAddr.TYPE_LEGACY), v.addrs[0] if v.addrs else blank)
+        return f"{self.sockaddr(a)}/{a.nonce}"
+
+    def addrvec_value(self, v: EntityAddrVec) -> dict[str, Any]:
+        return {
+            "addrvec": [
+                {"type": _ADDR_TYPES.get(a.type, "???"), "addr": self.sockaddr(a), "nonce": a.nonce} for a in v.addrs
+            ]
+        }
+
+    def pool_opts(self, p: PgPool) -> list[tuple[str, str | int | float]]:
+        """Those that have a name, by it."""
+        return sorted((name, value) for name, value in p.opts.items() if name in self.opts)
 
 
 def dump_json(m: OSDMap, release: int | None = None, pretty: bool = False) -> str:
@@ -134,48 +224,9 @@ def dump_plain(m: OSDMap, release: int | None = None) -> str:
     return "".join(line + "\n" for line in _Print(m, style).lines())
 
 
-def flag_names(flags: int) -> str:
-    """OSDMap::get_flag_string."""
-    return ",".join(name for bit, name in FLAGS.items() if flags & bit)
-
-
-def state_names(state: int) -> list[str]:
-    """OSDMap::calc_state_set."""
-    return sorted({STATES[i] if i < len(STATES) else "???" for i in range(32) if state >> i & 1})
-
-
-def pool_flag_names(flags: int) -> str:
-    return ",".join(FLAG_NAMES[i] if i < len(FLAG_NAMES) else "???" for i in range(64) if flags >> i & 1)
-
-
 def _uuid(raw: bytes) -> str:
     h = raw.hex()
     return "-".join((h[:8], h[8:12], h[12:16], h[16:20], h[20:]))
-
-
-def _sockaddr(a: EntityAddr) -> str:
-    if not a.host:
-        return "(unrecognized address family 0)"
-    return f"[{a.host}]:{a.port}" if a.is_ipv6 else f"{a.host}:{a.port}"
-
-
-def _addr(a: EntityAddr) -> str:
-    if a.type == EntityAddr.TYPE_NONE:
-        return "-"
-    prefix = "" if a.type == EntityAddr.TYPE_ANY else _ADDR_TYPES.get(a.type, "???") + ":"
-    return f"{prefix}{_sockaddr(a)}/{a.nonce}"
-
-
-def _addrvec(v: EntityAddrVec) -> str:
-    if len(v.addrs) <= 1:
-        return "".join(map(_addr, v.addrs))
-    return "[" + ",".join(map(_addr, v.addrs)) + "]"
-
-
-def _legacy(v: EntityAddrVec) -> str:
-    blank = EntityAddr(0, 0, "", 0)
-    a = next((a for a in v.addrs if a.type == EntityAddr.TYPE_LEGACY), v.addrs[0] if v.addrs else blank)
-    return f"{_sockaddr(a)}/{a.nonce}"
 
 
 def _snap(snapid: int) -> str:
@@ -208,6 +259,7 @@ class _View:
         self.s = m.section
         self.style = style
         self.flags = m.normalized_flags
+        self.cluster_snapshot = self.s.cluster_snapshot if self.s.cluster_snapshot_epoch == m.epoch else ""
 
     def is_in(self, osd: int) -> bool:
         return self.m.exists(osd) and self.m.osd_weight[osd] != 0
@@ -219,10 +271,10 @@ class _View:
         """In the order of a hash table, as the tools have it after they read the map."""
         stamped = entries(self.s.blocklist_stamps)
         hashes = [blob_hash(addr_order(key)) for key in sorted(self.s.blocklist_stamps, key=addr_order)]
-        return [(_addr(stamped[i][0]), stamped[i][1]) for i in unordered(hashes)]
+        return [(self.style.addr(stamped[i][0]), stamped[i][1]) for i in unordered(hashes)]
 
     def ranges(self) -> list[tuple[str, Utime]]:
-        return [(_addr(a), t) for a, t in entries(self.s.range_blocklist_stamps)]
+        return [(self.style.addr(a), t) for a, t in entries(self.s.range_blocklist_stamps)]
 
     def pool_name(self, pool: int) -> str:
         return self.m.pool_names.get(pool, "<unknown>")
@@ -242,16 +294,16 @@ class _Print(_View):
         yield f"fsid {_uuid(m.fsid)}"
         yield f"created {style.stamp(m.created)}"
         yield f"modified {style.stamp(m.modified)}"
-        yield f"flags {flag_names(self.flags)}"
+        yield f"flags {style.flag_names(self.flags)}"
         yield f"crush_version {m.crush_version}"
         yield f"full_ratio {real(s.full_ratio)}"
         yield f"backfillfull_ratio {real(s.backfillfull_ratio)}"
         yield f"nearfull_ratio {real(s.nearfull_ratio)}"
         if s.require_min_compat_client:
-            yield f"require_min_compat_client {release_name(s.require_min_compat_client)}"
-        yield f"min_compat_client {release_name(min_compat_client(m, style.release))}"
+            yield f"require_min_compat_client {style.release_name(s.require_min_compat_client)}"
+        yield f"min_compat_client {style.release_name(min_compat_client(m, style.release))}"
         if 0 < s.require_osd_release < 0x80:
-            yield f"require_osd_release {release_name(s.require_osd_release)}"
+            yield f"require_osd_release {style.release_name(s.require_osd_release)}"
         if style.release >= RELEASE_PACIFIC:
             yield f"stretch_mode_enabled {'true' if s.stretch_mode_enabled else 'false'}"
             if s.stretch_mode_enabled:
@@ -259,8 +311,8 @@ class _Print(_View):
                 yield f"degraded_stretch_mode {s.degraded_stretch_mode}"
                 yield f"recovering_stretch_mode {s.recovering_stretch_mode}"
                 yield f"stretch_mode_bucket {s.stretch_mode_bucket}"
-        if s.cluster_snapshot:
-            yield f"cluster_snapshot {s.cluster_snapshot}"
+        if self.cluster_snapshot:
+            yield f"cluster_snapshot {self.cluster_snapshot}"
         if s.allow_crimson and style.release >= RELEASE_REEF:
             yield "allow_crimson=true"
         yield ""
@@ -316,7 +368,7 @@ class _Print(_View):
             yield f"pgp_num_target {p.pgp_num_target}"
         if p.pg_num_pending != p.pg_num:
             yield f"pg_num_pending {p.pg_num_pending}"
-        if p.pg_autoscale_mode != AUTOSCALE_UNKNOWN and (p.pg_autoscale_mode or self.style.release >= RELEASE_OCTOPUS):
+        if p.pg_autoscale_mode != (AUTOSCALE_UNKNOWN if self.style.release >= RELEASE_OCTOPUS else AUTOSCALE_OFF):
             yield f"autoscale_mode {_AUTOSCALE.get(p.pg_autoscale_mode, '???')}"
         yield f"last_change {p.last_change}"
         resend = (p.last_force_op_resend, p.last_force_op_resend_prenautilus, p.last_force_op_resend_preluminous)
@@ -325,7 +377,7 @@ class _Print(_View):
         if p.auid:
             yield f"owner {p.auid}"
         if p.flags:
-            yield f"flags {pool_flag_names(p.flags)}"
+            yield f"flags {self.style.pool_flag_names(p.flags)}"
         if p.quota_max_bytes:
             yield f"max_bytes {p.quota_max_bytes}"
         if p.quota_max_objects:
@@ -356,7 +408,7 @@ class _Print(_View):
             yield f"expected_num_objects {p.expected_num_objects}"
         if p.fast_read:
             yield f"fast_read {p.fast_read}"
-        for name, value in _opts(p):
+        for name, value in self.style.pool_opts(p):
             yield f"{name} {real(value) if isinstance(value, float) else value}"
         if p.application_metadata:
             yield f"application {','.join(sorted(p.application_metadata))}"
@@ -371,8 +423,8 @@ class _Print(_View):
         words.append(f"last_clean_interval [{info.last_clean_begin},{info.last_clean_end})")
         if info.lost_at:
             words.append(f"lost_at {info.lost_at}")
-        words += [_addrvec(m.client_addrs[osd]), _addrvec(self.s.cluster_addrs[osd])]
-        words.append(",".join(state_names(m.osd_state[osd])))
+        words += [self.style.addrvec(m.client_addrs[osd]), self.style.addrvec(self.s.cluster_addrs[osd])]
+        words.append(",".join(self.style.state_names(m.osd_state[osd])))
         uuid = self.s.osd_uuid[osd]
         return " ".join([*words, _uuid(uuid)] if any(uuid) else words)
 
@@ -383,7 +435,7 @@ class _Dump(_View):
     def value(self) -> dict[str, Any]:
         m, s, style = self.m, self.s, self.style
         new = style.release
-        set_flags = sorted({FLAGS.get(1 << i, "") for i in range(32) if self.flags >> i & 1})
+        set_flags = sorted({style.flags.get(1 << i, "") for i in range(32) if self.flags >> i & 1})
         found: dict[str, Any] = {
             "epoch": m.epoch,
             "fsid": _uuid(m.fsid),
@@ -391,19 +443,19 @@ class _Dump(_View):
             "modified": style.stamp(m.modified),
             "last_up_change": style.stamp(m.last_up_change),
             "last_in_change": style.stamp(m.last_in_change),
-            "flags": flag_names(self.flags),
+            "flags": style.flag_names(self.flags),
             "flags_num": self.flags,
             "flags_set": set_flags,
             "crush_version": m.crush_version,
             "full_ratio": s.full_ratio,
             "backfillfull_ratio": s.backfillfull_ratio,
             "nearfull_ratio": s.nearfull_ratio,
-            "cluster_snapshot": s.cluster_snapshot,
+            "cluster_snapshot": self.cluster_snapshot,
             "pool_max": m.pool_max,
             "max_osd": m.max_osd,
-            "require_min_compat_client": release_name(s.require_min_compat_client),
-            "min_compat_client": release_name(min_compat_client(m, new)),
-            "require_osd_release": release_name(s.require_osd_release),
+            "require_min_compat_client": style.release_name(s.require_min_compat_client),
+            "min_compat_client": style.release_name(min_compat_client(m, new)),
+            "require_osd_release": style.release_name(s.require_osd_release),
         }
         if new >= RELEASE_REEF:
             found["allow_crimson"] = s.allow_crimson
@@ -432,10 +484,10 @@ class _Dump(_View):
         found["new_purged_snaps"] = _pool_intervals(m.new_purged_snaps)
         names, classes = m.crush.names, m.crush.class_names
         found["crush_node_flags"] = {
-            names.get(i, str(i)): state_names(flags) for i, flags in sorted(s.crush_node_flags.items())
+            names.get(i, str(i)): style.state_names(flags) for i, flags in sorted(s.crush_node_flags.items())
         }
         found["device_class_flags"] = {
-            classes.get(i, str(i)): state_names(flags) for i, flags in sorted(s.device_class_flags.items())
+            classes.get(i, str(i)): style.state_names(flags) for i, flags in sorted(s.device_class_flags.items())
         }
         if new >= RELEASE_PACIFIC:
             found["stretch_mode"] = {
@@ -455,7 +507,7 @@ class _Dump(_View):
             "pool_name": self.pool_name(pool),
             "create_time": style.stamp(p.create_time),
             "flags": p.flags,
-            "flags_names": pool_flag_names(p.flags),
+            "flags_names": style.pool_flag_names(p.flags),
             "type": p.type,
             "size": p.size,
             "min_size": p.min_size,
@@ -520,7 +572,7 @@ class _Dump(_View):
         }
         if new >= RELEASE_TENTACLE:
             found["nonprimary_shards"] = "{" + ",".join(map(str, sorted(p.nonprimary_shards))) + "}"
-        found["options"] = dict(_opts(p))
+        found["options"] = dict(style.pool_opts(p))
         found["application_metadata"] = _sorted_texts(p.application_metadata)
         balance = self.read_balance(pool, p)
         if balance is not None:
@@ -545,15 +597,15 @@ class _Dump(_View):
             "up_thru": info.up_thru,
             "down_at": info.down_at,
             "lost_at": info.lost_at,
-            "public_addrs": _addrvec_value(public),
-            "cluster_addrs": _addrvec_value(cluster),
-            "heartbeat_back_addrs": _addrvec_value(back),
-            "heartbeat_front_addrs": _addrvec_value(front),
-            "public_addr": _legacy(public),
-            "cluster_addr": _legacy(cluster),
-            "heartbeat_back_addr": _legacy(back),
-            "heartbeat_front_addr": _legacy(front),
-            "state": state_names(m.osd_state[osd]),
+            "public_addrs": self.style.addrvec_value(public),
+            "cluster_addrs": self.style.addrvec_value(cluster),
+            "heartbeat_back_addrs": self.style.addrvec_value(back),
+            "heartbeat_front_addrs": self.style.addrvec_value(front),
+            "public_addr": self.style.legacy(public),
+            "cluster_addr": self.style.legacy(cluster),
+            "heartbeat_back_addr": self.style.legacy(back),
+            "heartbeat_front_addr": self.style.legacy(front),
+            "state": self.style.state_names(m.osd_state[osd]),
         }
 
     def xinfo(self, osd: int) -> dict[str, Any]:
@@ -580,11 +632,6 @@ def _cache_mode(mode: int) -> str:
     return CACHE_MODE_NAMES[mode] if mode < len(CACHE_MODE_NAMES) else "unknown"
 
 
-def _opts(p: PgPool) -> list[tuple[str, str | int | float]]:
-    """Those that have a name, by it."""
-    return sorted((name, value) for name, value in p.opts.items() if not name.isdigit())
-
-
 def _hit_set(h: HitSetParams) -> str:
     if h.type == HIT_SET_BLOOM:
         fpp = real(h.fpp_micro / 1e6)
@@ -605,7 +652,7 @@ def _grade_table(p: PgPool) -> list[int]:
     """pg_pool_t::calc_grade_table."""
     grade, table = 1_000_000, []
     for _ in range(min(p.hit_set_count, 1 << 20)):
-        grade = int(grade * (1 - p.hit_set_grade_decay_rate / 100.0))
+        grade = int(grade * (1 - p.hit_set_grade_decay_rate / 100.0)) & 0xFFFFFFFF
         table.append(grade)
     return table
 
@@ -619,12 +666,6 @@ def _merge(meta: PgMergeMeta) -> dict[str, Any]:
         "last_epoch_clean": meta.last_epoch_clean,
         "source_version": f"{source.epoch}'{source.version}",
         "target_version": f"{target.epoch}'{target.version}",
-    }
-
-
-def _addrvec_value(v: EntityAddrVec) -> dict[str, Any]:
-    return {
-        "addrvec": [{"type": _ADDR_TYPES.get(a.type, "???"), "addr": _sockaddr(a), "nonce": a.nonce} for a in v.addrs]
     }
 
 
