@@ -48,7 +48,7 @@ MAX_OSDS = 100_000
 
 _HEAD = _struct.Struct("<16sI4I")
 
-_CODECS = {
+LAZY_FIELDS = {
     "pool_names": NAMES,
     "osd_state": U32S,
     "osd_weight": U32S,
@@ -164,7 +164,7 @@ class OSDMap(Placement):
 
     def __getattr__(self, name: str) -> Any:
         """A field that is asked for for the first time."""
-        if name not in _CODECS:
+        if name not in LAZY_FIELDS:
             raise AttributeError(f"OSDMap has no {name!r}")
         value = self._lazy[name].get()
         setattr(self, name, value)
@@ -190,10 +190,9 @@ class OSDMap(Placement):
         m.client_version = v
         lazy = m._lazy = {}
 
-        def field(name: str, there: bool = True, empty: Any = None) -> None:
-            lazy[name] = (
-                Lazy.of(_CODECS[name], d) if there else Lazy(_CODECS[name], None, {} if empty is None else empty)
-            )
+        def field(name: str, there: bool = True, value: Any = None) -> None:
+            codec = LAZY_FIELDS[name]
+            lazy[name] = Lazy.of(codec, d) if there else Lazy(codec, None, {} if value is None else value)
 
         m.fsid, m.epoch, *stamps = d.unpack(_HEAD)
         m.created, m.modified = Utime(*stamps[:2]), Utime(*stamps[2:])
@@ -342,7 +341,7 @@ class OSDMap(Placement):
         m._features = self.encode_features
         section = self.section.copy()
         for name, value in changes.items():
-            if name in _CODECS:
+            if name in LAZY_FIELDS:
                 m._set(name, value)
             elif name == "crush_data":
                 m._crush_raw, m._crush_features, m._crush = value, -1, None
@@ -370,7 +369,7 @@ class OSDMap(Placement):
 
     def _set(self, name: str, value: Any) -> None:
         """Sets a field of a map that is being made."""
-        self._lazy[name] = Lazy(_CODECS[name], None, value)
+        self._lazy[name] = Lazy(LAZY_FIELDS[name], None, value)
 
     def _index_pools(self) -> None:
         self.any_pool_full = any(p.is_full for p in self.pools.values())
@@ -471,6 +470,6 @@ class OSDMap(Placement):
 _SHARED = tuple(
     name
     for name in OSDMap.__slots__
-    if name not in _CODECS and name not in ("_acting", "_crc", "_features", "_intervals", "_lazy")
+    if name not in LAZY_FIELDS and name not in ("_acting", "_crc", "_features", "_intervals", "_lazy")
 )
 """What a map and the next have in common until something changes it."""
