@@ -44,6 +44,11 @@ def register(sub: Any) -> None:
         p.set_defaults(run=run, who="pyrbd osdmap")
         return p
 
+    p = add("dump", dump, "Print the map.", "As `osdmaptool FILE --dump plain|json` does, or `ceph osd dump`.")
+    map_options(p)
+    p.add_argument("--format", choices=["plain", "json", "json-pretty"], default="plain", help="output format")
+    suppress_cluster_defaults(p)
+
     p = add(
         "dump-pgs",
         dump_pgs,
@@ -207,6 +212,12 @@ def find_pool(osdmap: OSDMap, spec: str) -> int:
 
 
 # ---------------------------------------------------------------- commands
+
+
+def dump(args: argparse.Namespace) -> None:
+    from ..osdmap.dump import format_osdmap
+
+    sys.stdout.write(format_osdmap(read_osdmap(args), args.format))
 
 
 def dump_pgs(args: argparse.Namespace) -> None:
