@@ -26,7 +26,7 @@ def min_compat_client(m: OSDMap, release: int) -> int:
 
     crush = m.crush
     t = crush.tunables
-    msr = (getattr(t, "msr_descents", 100), getattr(t, "msr_collision_tries", 100)) != (100, 100)
+    msr = (t.msr_descents, t.msr_collision_tries) != (100, 100)
     if release >= RELEASE_SQUID and (msr or any(rule.type in _MSR_RULES for rule in crush.rules.values())):
         return RELEASE_SQUID
     if release >= RELEASE_REEF and m.pg_upmap_primaries:

@@ -146,6 +146,8 @@ class Tunables(NamedTuple):
     chooseleaf_vary_r: int = 0
     chooseleaf_stable: int = 0
     straw_calc_version: int = 0
+    msr_descents: int = 100
+    msr_collision_tries: int = 100
 
 
 class CrushMap:
@@ -235,6 +237,8 @@ class CrushMap:
                         raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
                     args[bucket_id] = ChooseArg(sets, ids)
                 self.choose_args[index] = args
+        if d.remaining:
+            self.tunables = t._replace(msr_descents=d.u32(), msr_collision_tries=d.u32())
 
     def _check_tree(self) -> None:
         """Refuses cycles and absurd depth, so that every descent ends."""
