@@ -1,8 +1,7 @@
 """CRUSH: which devices hold an input value (`src/crush/mapper.c`, `src/crush/CrushWrapper.cc`).
 
 Function names are those of `mapper.c`, so that both can be read side by side. Weights are
-16.16 fixed point. Rules of the MSR kind (squid and newer) are not run here; a cluster that
-uses them refuses clients that, like this one, do not announce the feature.
+16.16 fixed point. Rules of the MSR kind (squid and newer) are run by `msr.py`.
 """
 
 from __future__ import annotations
@@ -33,6 +32,12 @@ RULE_SET_CHOOSE_LOCAL_TRIES = 10
 RULE_SET_CHOOSE_LOCAL_FALLBACK_TRIES = 11
 RULE_SET_CHOOSELEAF_VARY_R = 12
 RULE_SET_CHOOSELEAF_STABLE = 13
+RULE_SET_MSR_DESCENTS = 14
+RULE_SET_MSR_COLLISION_TRIES = 15
+RULE_CHOOSE_MSR = 16
+
+RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP = 4, 5
+MSR_RULE_TYPES = (RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP)
 
 MAX_BUCKETS = 1 << 22
 MAX_DEPTH = 64
@@ -316,6 +321,10 @@ class CrushMap:
         rule = self.rules.get(ruleno)
         if rule is None:
             return []
+        if rule.type in MSR_RULE_TYPES:
+            from .msr import crush_msr_do_rule
+
+            return crush_msr_do_rule(self, rule, x, result_max, weights, choose_args or {}, trace)
         t = self.tunables
         args = choose_args or {}
         choose_tries = t.choose_total_tries + 1
