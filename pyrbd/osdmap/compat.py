@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .crush import BUCKET_STRAW2, CrushMap, Rule
+from .crush import BUCKET_STRAW2, MSR_RULE_TYPES, CrushMap, Rule
 from .features import RELEASE_LUMINOUS, RELEASE_REEF
 from .pool import FLAG_HASHPSPOOL
 
@@ -16,7 +16,6 @@ RELEASE_SQUID = 19
 
 _SET_CHOOSELEAF_VARY_R = 12
 _SET_CHOOSELEAF_STABLE = 13
-_MSR_RULES = (4, 5)
 _DEFAULT_CHOOSE_ARGS = -1
 
 
@@ -26,8 +25,8 @@ def min_compat_client(m: OSDMap, release: int) -> int:
 
     crush = m.crush
     t = crush.tunables
-    msr = (getattr(t, "msr_descents", 100), getattr(t, "msr_collision_tries", 100)) != (100, 100)
-    if release >= RELEASE_SQUID and (msr or any(rule.type in _MSR_RULES for rule in crush.rules.values())):
+    msr = (t.msr_descents, t.msr_collision_tries) != (100, 100)
+    if release >= RELEASE_SQUID and (msr or any(rule.type in MSR_RULE_TYPES for rule in crush.rules.values())):
         return RELEASE_SQUID
     if release >= RELEASE_REEF and m.pg_upmap_primaries:
         return RELEASE_REEF
