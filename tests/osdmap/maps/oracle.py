@@ -1,0 +1,137 @@
+"""Ceph's tools of a release: they make maps of ours, and say where every placement group is."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+from pyrbd.osdmap import OSDMap
+from pyrbd.osdmap.crush import CRUSH_ITEM_NONE
+from pyrbd.testing.programs import Programs, environment
+from pyrbd.testing.releases import ReleasePrograms
+
+from .cluster import random_cluster
+from .crush import Author, CrushText
+
+_SET = rb"\(\[([^\]]*)\], p(-?\d+)\)"
+LINE = re.compile(rb"(\d+)\.([0-9a-f]+) raw %s up %s acting %s" % (_SET, _SET, _SET))
+
+MSR = 19
+"""The first release with rules of this kind."""
+
+Sets = tuple[tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...], int]
+"""raw, up and acting with their primaries."""
+
+
+class ToolFailed(Exception):
+    """What a tool of Ceph did not do."""
+
+
+class Answer(NamedTuple):
+    map: bytes
+    """As the tool encoded it."""
+    groups: dict[tuple[int, int], Sets]
+
+
+class Oracle:
+    """osdmaptool and crushtool."""
+
+    def __init__(self, directory: Path, release: str | None = None) -> None:
+        """release: one that is unpacked in the cache; by default the tools in the PATH."""
+        self.directory = directory
+        self.programs: Programs = ReleasePrograms(release) if release else Programs()
+        self.major = self.programs.software().major if release else installed()
+        self.bases: dict[int, OSDMap] = {}
+
+    def tool(self, *args: object) -> bytes:
+        program, *rest = [str(a) for a in args]
+        done = subprocess.run(
+            self.programs.argv(program, *rest), capture_output=True, env=environment(), check=False, timeout=60
+        )
+        if done.returncode:
+            raise ToolFailed(f"{program} {' '.join(rest)}: {done.returncode}\n{done.stderr.decode(errors='replace')}")
+        return done.stdout
+
+    def base(self, osds: int) -> OSDMap:
+        """A new map of this release with so many OSDs and a pool."""
+        if osds not in self.bases:
+            f = self.directory / "base"
+            self.tool("osdmaptool", "--createsimple", osds, f, "--with-default-pool", "--clobber")
+            self.bases[osds] = OSDMap.decode_full(f.read_bytes())
+        return self.bases[osds]
+
+    def compile(self, crush: CrushText) -> Path:
+        text, out = self.directory / "crush.txt", self.directory / "crush"
+        text.write_text(crush.text)
+        out.unlink(missing_ok=True)
+        self.tool("crushtool", "-c", text, "-o", out)
+        return out
+
+    def play(self, seed: int, msr: bool = False) -> Answer:
+        """The random map of a seed, and where its groups are.
+
+        Raises:
+            ToolFailed: a tool refused it, or broke.
+        """
+        rng = random.Random(seed)
+        numbers = sorted(rng.sample(range(1, 9), rng.randint(1, 3)))
+        crush = Author(rng, numbers, msr=msr).write()
+        compiled = self.compile(crush)
+        base = self.base(max(1, crush.devices + rng.choice([0, 0, 0, 3])))
+        base = base.replace(crush_data=compiled.read_bytes())
+        m = random_cluster(rng, base, crush.rules, numbers, self.major)
+        return self.ask(m.encode(), compiled)
+
+    def ask(self, data: bytes, crush: Path) -> Answer:
+        """What the tool makes of a map, encoded anew, and its placements."""
+        f = self.directory / "map"
+        f.write_bytes(data)
+        text = self.tool("osdmaptool", f, "--import-crush", crush, "--test-map-pgs-dump-all")
+        return Answer(f.read_bytes(), parse(text))
+
+
+def installed() -> int:
+    """The major version of the tool in the PATH; 0 if there is none."""
+    if shutil.which("osdmaptool") is None or shutil.which("crushtool") is None:
+        return 0
+    found = re.match(rb"ceph version (\d+)", subprocess.run(["osdmaptool", "--version"], capture_output=True).stdout)
+    return int(found[1]) if found else 0
+
+
+def parse(text: bytes) -> dict[tuple[int, int], Sets]:
+    groups = {}
+    for found in LINE.finditer(text):
+        pool, seed, *sets = found.groups()
+        raw, raw_primary, up, up_primary, acting, primary = sets
+        groups[int(pool), int(seed, 16)] = (
+            osds(raw),
+            int(raw_primary),
+            osds(up),
+            int(up_primary),
+            osds(acting),
+            int(primary),
+        )
+    return groups
+
+
+def osds(text: bytes) -> tuple[int, ...]:
+    return tuple(CRUSH_ITEM_NONE if x == b"NONE" else int(x) for x in text.split(b",") if x)
+
+
+def differences(answer: Answer) -> list[str]:
+    """Where pyrbd puts a group elsewhere, a line each; and whether it writes the map as the tool does."""
+    m = OSDMap.decode_full(answer.map)
+    out = []
+    if sorted(answer.groups) != [(p, seed) for p in sorted(m.pools) for seed in range(m.pools[p].pg_num)]:
+        out.append(f"groups: Ceph has {len(answer.groups)}")
+    for (pool, seed), want in answer.groups.items():
+        got = (*m.pg_to_raw_osds(pool, seed), *m.pg_to_up_acting(pool, seed))
+        if got != want:
+            out.append(f"{pool}.{seed:x}: Ceph {want}, pyrbd {got}")
+    if m.encode() != answer.map or m.replace().encode() != answer.map:
+        out.append("pyrbd encodes the map differently")
+    return out
