@@ -103,8 +103,8 @@ def undefined(bucket: Bucket) -> bool:
     nodes = bucket.extra
     if bucket.alg != BUCKET_TREE or not bucket.items:
         return False
-    leaves = nodes[1::2]
-    return any(leaves[len(bucket.items) :]) or nodes[len(nodes) >> 1] != sum(leaves)
+    halves = ((n, (n & -n) >> 1) for n in range(2, len(nodes), 2))
+    return any(nodes[1::2][len(bucket.items) :]) or any(nodes[n] != nodes[n - h] + nodes[n + h] for n, h in halves)
 
 
 def installed() -> int:
