@@ -224,17 +224,28 @@ class CrushMap:
                 index = d.s64()
                 args = {}
                 for _ in range(d.count(12)):
-                    bucket_index = d.u32()
+                    bucket_id = -1 - d.u32()
                     sets = tuple([tuple([d.u32() for _ in range(d.count(4))]) for _ in range(d.count(4))])
-                    ids = tuple([d.s32() for _ in range(d.count(4))])
-                    bucket_id = -1 - bucket_index
-                    bucket = self.buckets.get(bucket_id)
-                    if bucket is None:
-                        continue
-                    if (ids and len(ids) != len(bucket.items)) or any(len(w) != len(bucket.items) for w in sets):
-                        raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
-                    args[bucket_id] = ChooseArg(sets, ids)
+                    args[bucket_id] = ChooseArg(sets, tuple([d.s32() for _ in range(d.count(4))]))
+                args = self._fitting(args)
                 self.choose_args[index] = args
+
+    def _fitting(self, args: dict[int, ChooseArg]) -> dict[int, ChooseArg]:
+        """CrushWrapper::update_choose_args: old releases left weight-sets that do not have an item's number of weights,
+        and some of buckets that are gone or cannot have them."""
+        found = {}
+        positions = next((len(args[b].weight_sets) for b in sorted(args, reverse=True) if args[b].weight_sets), 1)
+        for bucket_id, (sets, ids) in args.items():
+            bucket = self.buckets.get(bucket_id)
+            if bucket is None or bucket.alg != BUCKET_STRAW2:
+                continue
+            size = len(bucket.items)
+            if len(sets) == positions:
+                sets = tuple([(*w[:size], *[0] * (size - len(w))) for w in sets])
+            if (ids and len(ids) != size) or any(len(w) != size for w in sets):
+                raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
+            found[bucket_id] = ChooseArg(sets, ids)
+        return found
 
     def _check_tree(self) -> None:
         """Refuses cycles and absurd depth, so that every descent ends."""

@@ -8,11 +8,13 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.osdmap.maps.oracle import Oracle, ToolFailed
+from pyrbd.osdmap import OSDMap
+from tests.osdmap.maps.oracle import Answer, Oracle, ToolFailed, things
 
 DATA = Path(__file__).parent / "data"
-COUNT = {"nautilus": 6, "pacific": 16, "reef": 12, "tentacle": 12}
-LARGEST, GROUPS = 7000, 60
+COUNT = {"nautilus": 4, "pacific": 16, "reef": 12, "tentacle": 16}
+LARGEST, GROUPS = 7000, 80
+TRIES = 150
 
 
 def main() -> None:
@@ -20,17 +22,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for release, count in COUNT.items():
             oracle = Oracle(Path(directory), release)
-            seed = 1
-            while count:
+            found: list[tuple[int, Answer, set[str]]] = []
+            for seed in range(1, TRIES):
                 try:
                     answer = oracle.play(seed)
                 except ToolFailed:
-                    answer = None
-                if answer and len(answer.map) <= LARGEST and 0 < len(answer.groups) <= GROUPS:
-                    groups = [(*pg, *sets) for pg, sets in answer.groups.items()]
-                    out.append({"name": f"{release} {seed}", "map": answer.map.hex(), "groups": groups})
-                    count -= 1
-                seed += 1
+                    continue
+                if len(answer.map) <= LARGEST and len(answer.groups) <= GROUPS:
+                    found.append((seed, answer, things(answer)))
+            seen: set[str] = set()
+            for _ in range(count):  # those first that have what others have not
+                best = max(found, key=lambda each: (len(each[2] - seen), -each[0]))
+                found.remove(best)
+                seed, answer, what = best
+                seen |= what
+                groups = [(*pg, *sets) for pg, sets in answer.groups.items()]
+                crush = "" if answer.crush == OSDMap.decode_full(answer.map).crush_data else answer.crush.hex()
+                out.append({"name": f"{release} {seed}", "map": answer.map.hex(), "groups": groups, "crush": crush})
     (DATA / "random.gz").write_bytes(gzip.compress(json.dumps(out).encode(), mtime=0))
 
 

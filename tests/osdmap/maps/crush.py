@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import struct
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 TYPES = {0: "osd", 1: "host", 3: "rack", 7: "room", 11: "root"}
@@ -257,3 +259,29 @@ class Author:
                 lines.append(f"    ids [ {' '.join(str(rng.randint(-500, 500)) for _ in bucket.items)} ]")
             lines.append("  }")
         return [*lines, "}"]
+
+
+def legacy_choose_args(
+    rng: random.Random, compiled: bytes, buckets: Mapping[int, Sequence[int]], pools: list[int], tail: int
+) -> bytes:
+    """A compiled map without choose_args, with such as old releases left: of the wrong size, and of buckets that are
+    gone or cannot have any; `buckets` are items by id, `tail` are the bytes of what newer releases put behind."""
+    at = len(compiled) - tail
+    if compiled[at - 4 : at] != bytes(4):
+        return compiled
+    entries = []
+    for bucket, items in buckets.items():
+        positions = 2 if rng.random() < 0.9 else rng.randint(0, 3)
+        sizes = [len(items) if rng.random() < 0.6 else rng.randint(0, len(items) + 3)] * positions
+        if positions != 2:
+            sizes = [len(items)] * positions
+        entry = struct.pack("<II", -1 - bucket, positions)
+        for size in sizes:
+            entry += struct.pack(
+                f"<{size + 1}I", size, *[rng.choice([0, 0x8000, 0x10000, 0x30000]) for _ in range(size)]
+            )
+        ids = [rng.randint(-99, 99) for _ in items] if rng.random() < 0.3 else []
+        entries.append(entry + struct.pack(f"<I{len(ids)}i", len(ids), *ids))
+    index = rng.choice([-1, *pools])
+    section = struct.pack("<IqI", 1, index, len(entries)) + b"".join(entries)
+    return compiled[: at - 4] + section + compiled[at:]

@@ -15,7 +15,7 @@ from pyrbd.testing.programs import Programs, environment
 from pyrbd.testing.releases import ReleasePrograms
 
 from .cluster import random_cluster
-from .crush import Author, CrushText
+from .crush import Author, CrushText, legacy_choose_args
 
 _SET = rb"\(\[([^\]]*)\], p(-?\d+)\)"
 LINE = re.compile(rb"(\d+)\.([0-9a-f]+) raw %s up %s acting %s" % (_SET, _SET, _SET))
@@ -35,6 +35,8 @@ class Answer(NamedTuple):
     map: bytes
     """As the tool encoded it."""
     groups: dict[tuple[int, int], Sets]
+    crush: bytes = b""
+    """The CRUSH map that the tool was given, of which it writes what it understood."""
 
 
 class Oracle:
@@ -83,8 +85,13 @@ class Oracle:
         compiled = self.compile(crush)
         base = self.base(max(1, crush.devices + rng.choice([0, 0, 0, 3])))
         data = compiled.read_bytes()
-        if any(undefined(bucket) for bucket in CrushMap.decode(data).buckets.values()):
+        buckets = CrushMap.decode(data).buckets
+        if any(undefined(bucket) for bucket in buckets.values()):
             raise ToolFailed("crushtool: a tree bucket with nodes that were not set")
+        if rng.random() < 0.1:
+            items = {b.id: b.items for b in buckets.values()}
+            data = legacy_choose_args(rng, data, items, numbers, 8 if self.major >= MSR else 0)
+            compiled.write_bytes(data)
         base = base.replace(crush_data=data)
         m = random_cluster(rng, base, crush.rules, numbers, self.major)
         return self.ask(m.encode(), compiled)
@@ -94,7 +101,7 @@ class Oracle:
         f = self.directory / "map"
         f.write_bytes(data)
         text = self.tool("osdmaptool", f, "--import-crush", crush, "--test-map-pgs-dump-all")
-        return Answer(f.read_bytes(), parse(text))
+        return Answer(f.read_bytes(), parse(text), crush.read_bytes())
 
 
 def undefined(bucket: Bucket) -> bool:
@@ -141,10 +148,56 @@ def differences(answer: Answer) -> list[str]:
     out = []
     if sorted(answer.groups) != [(p, seed) for p in sorted(m.pools) for seed in range(m.pools[p].pg_num)]:
         out.append(f"groups: Ceph has {len(answer.groups)}")
-    for (pool, seed), want in answer.groups.items():
-        got = (*m.pg_to_raw_osds(pool, seed), *m.pg_to_up_acting(pool, seed))
-        if got != want:
-            out.append(f"{pool}.{seed:x}: Ceph {want}, pyrbd {got}")
+    maps = [m]
+    if answer.crush not in (b"", m.crush_data):
+        maps.append(m.replace(crush_data=answer.crush))
+    for each in maps:
+        for (pool, seed), want in answer.groups.items():
+            got = (*each.pg_to_raw_osds(pool, seed), *each.pg_to_up_acting(pool, seed))
+            if got != want:
+                out.append(f"{pool}.{seed:x}: Ceph {want}, pyrbd {got}")
     if m.encode() != answer.map or m.replace().encode() != answer.map:
         out.append("pyrbd encodes the map differently")
+    return out
+
+
+def things(answer: Answer) -> set[str]:
+    """What is in a map and plays a role."""
+    m = OSDMap.decode_full(answer.map)
+    crush = m.crush
+    out = {f"bucket {b.alg}" for b in crush.buckets.values() if b.items}
+    args = [crush.choose_args_for(p) or {} for p in m.pools]
+    t = crush.tunables
+    out |= {
+        name
+        for name, there in {
+            "choose_args of all pools": -1 in crush.choose_args,
+            "choose_args of a pool": any(p in crush.choose_args for p in m.pools),
+            "weight-sets of several positions": any(len(b.weight_sets) > 1 for a in args for b in a.values()),
+            "ids": any(b.ids for a in args for b in a.values()),
+            "shadow trees": bool(crush.class_buckets),
+            "legacy tries": t.choose_local_tries > 0,
+            "fallback tries": t.choose_local_fallback_tries > 0,
+            "affinity": bool(m.primary_affinity),
+            "choose_args of the wrong size": answer.crush not in (b"", m.crush_data),
+        }.items()
+        if there
+    }
+    names = ("pg_upmap", "pg_upmap_items", "pg_upmap_primaries", "pg_temp", "primary_temp")
+    out |= {name for name in names if getattr(m, name)}
+    for pool in m.pools.values():
+        out |= {f"step {s.op}" for s in crush.rules[pool.crush_rule].steps} if pool.crush_rule in crush.rules else set()
+        out.add("linux" if pool.object_hash == 1 else "rjenkins")
+        out.add("erasure" if pool.is_erasure else "replicated")
+        if not pool.flags & 1:
+            out.add("without hashpspool")
+        if pool.pgp_num < pool.pg_num:
+            out.add("pgp_num")
+        if pool.allows_ecoptimizations:
+            out.add("optimized")
+    for raw, _, up, _, acting, _ in answer.groups.values():
+        if CRUSH_ITEM_NONE in raw:
+            out.add("holes")
+        if acting != up:
+            out.add("temporary")
     return out
