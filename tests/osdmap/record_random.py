@@ -14,7 +14,7 @@ from tests.osdmap.maps.oracle import Answer, Oracle, ToolFailed, things
 DATA = Path(__file__).parent / "data"
 COUNT = {"nautilus": 4, "pacific": 16, "reef": 12, "tentacle": 16}
 LARGEST, GROUPS = 7000, 80
-TRIES = 150
+TRIES = 60
 
 
 def main() -> None:

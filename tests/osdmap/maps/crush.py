@@ -267,14 +267,12 @@ def legacy_choose_args(
     """A compiled map without choose_args, with such as old releases left: of the wrong size, and of buckets that are
     gone or cannot have any; `buckets` are items by id, `tail` are the bytes of what newer releases put behind."""
     at = len(compiled) - tail
-    if compiled[at - 4 : at] != bytes(4):
-        return compiled
     entries = []
+    mixed = rng.random() < 0.3  # then Ceph does not repair sizes
     for bucket, items in buckets.items():
-        positions = 2 if rng.random() < 0.9 else rng.randint(0, 3)
-        sizes = [len(items) if rng.random() < 0.6 else rng.randint(0, len(items) + 3)] * positions
-        if positions != 2:
-            sizes = [len(items)] * positions
+        positions = rng.randint(0, 3) if mixed else rng.choice([0, 2, 2, 2])
+        same = mixed or rng.random() < 0.6
+        sizes = [len(items) if same else rng.randint(0, len(items) + 3)] * positions
         entry = struct.pack("<II", -1 - bucket, positions)
         for size in sizes:
             entry += struct.pack(

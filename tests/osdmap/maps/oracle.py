@@ -88,7 +88,7 @@ class Oracle:
         buckets = CrushMap.decode(data).buckets
         if any(undefined(bucket) for bucket in buckets.values()):
             raise ToolFailed("crushtool: a tree bucket with nodes that were not set")
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 and "choose_args" not in crush.text:
             items = {b.id: b.items for b in buckets.values()}
             data = legacy_choose_args(rng, data, items, numbers, 8 if self.major >= MSR else 0)
             compiled.write_bytes(data)
