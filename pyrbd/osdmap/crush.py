@@ -36,9 +36,12 @@ RULE_SET_CHOOSELEAF_STABLE = 13
 
 MAX_BUCKETS = 1 << 22
 MAX_DEPTH = 64
-MAX_DRAWS = 1 << 19
-"""Items that one evaluation of a rule may look at (and what a look into a bucket costs besides). No map in use comes
-near; without a bound, the tries and replicas that a damaged map tells of would keep us for hours."""
+MAX_DRAWS = 1 << 22
+"""Items that one evaluation of a rule may look at (and what a look into a bucket costs besides): seconds. No map in use
+comes near, not one of 10,000 devices in one bucket, most of them out; without a bound, the tries and replicas that a
+damaged map tells of would keep us for hours."""
+PATIENCE = 8
+"""Tries in vain after which it is worth a look whether others could have more luck."""
 _LOOK = 8
 DEFAULT_CHOOSE_ARGS = -1
 
@@ -460,6 +463,26 @@ class _Run:
             return False
         return weight == 0 or crush_hash32_2(self.x, item) & 0xFFFF >= weight
 
+    def in_vain(self, bucket: Bucket, kind: int, chosen: list[int]) -> bool:
+        """Whether no draw can give a device, because those below are all chosen or out: the tries that are left, up to
+        hundreds for each of hundreds where the legacy tunables have leaves tried as often as hosts, change nothing.
+        A trace is told of each."""
+        if kind != 0 or self.trace is not None:
+            return False
+        pending = [bucket]
+        while pending:
+            inside = pending.pop()
+            self.spend(inside)
+            for item in inside.items:
+                if item >= self.map.max_devices:
+                    continue
+                if item >= 0:
+                    if item not in chosen and not self.is_out(item):
+                        return False
+                elif item in self.map.buckets:
+                    pending.append(self.map.buckets[item])
+        return True
+
     def choose_firstn(
         self,
         bucket: Bucket,
@@ -478,6 +501,7 @@ class _Run:
         rep = 0 if self.stable else outpos
         while rep < numrep and count > 0:
             ftotal = 0
+            look_at = PATIENCE
             skip = False
             item = 0
             retry_descent = True
@@ -561,7 +585,9 @@ class _Run:
                             self.fallback_retries > 0 and flocal <= len(inside.items) + self.fallback_retries
                         ):
                             retry_bucket = True
-                        elif ftotal < tries:
+                        elif ftotal < tries and not (ftotal >= look_at and self.in_vain(bucket, kind, out[:outpos])):
+                            if ftotal >= look_at:
+                                look_at = tries
                             retry_descent = True
                         else:
                             skip = True

@@ -15,6 +15,8 @@ DATA = Path(__file__).parent / "data"
 COUNT = {"nautilus": 4, "pacific": 16, "reef": 12, "tentacle": 16}
 LARGEST, GROUPS = 7000, 80
 TRIES = 60
+MOST_TRIES = 12998
+"""Of pacific: a map for which Ceph tries a million draws for a group."""
 
 
 def main() -> None:
@@ -30,6 +32,9 @@ def main() -> None:
                     continue
                 if len(answer.map) <= LARGEST and len(answer.groups) <= GROUPS:
                     found.append((seed, answer, things(answer)))
+            if release == "pacific":
+                answer = oracle.play(MOST_TRIES)
+                found.append((MOST_TRIES, answer, {*things(answer), "most tries"}))
             seen: set[str] = set()
             for _ in range(count):  # those first that have what others have not
                 best = max(found, key=lambda each: (len(each[2] - seen), -each[0]))
