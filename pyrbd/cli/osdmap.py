@@ -230,9 +230,9 @@ def find_pool(osdmap: OSDMap, spec: str) -> int:
 
 
 def dump(args: argparse.Namespace) -> None:
-    from ..osdmap.dump import format_osdmap
+    from ..osdmap import dump as dumps
 
-    sys.stdout.write(format_osdmap(read_osdmap(args), args.format))
+    sys.stdout.write(dumps.dump(read_osdmap(args), args.format))
 
 
 def dump_pgs(args: argparse.Namespace) -> None:

@@ -41,9 +41,12 @@ MSR_RULE_TYPES = (RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP)
 
 MAX_BUCKETS = 1 << 22
 MAX_DEPTH = 64
-MAX_DRAWS = 1 << 19
-"""Items that one evaluation of a rule may look at (and what a look into a bucket costs besides). No map in use comes
-near; without a bound, the tries and replicas that a damaged map tells of would keep us for hours."""
+MAX_DRAWS = 1 << 22
+"""Items that one evaluation of a rule may look at (and what a look into a bucket costs besides): seconds. No map in use
+comes near, not one of 10,000 devices in one bucket, most of them out; without a bound, the tries and replicas that a
+damaged map tells of would keep us for hours."""
+PATIENCE = 8
+"""Tries in vain after which it is worth a look whether others could have more luck."""
 _LOOK = 8
 DEFAULT_CHOOSE_ARGS = -1
 
@@ -250,16 +253,10 @@ class CrushMap:
                 index = d.s64()
                 args = {}
                 for _ in range(d.count(12)):
-                    bucket_index = d.u32()
+                    bucket_id = -1 - d.u32()
                     sets = tuple([tuple([d.u32() for _ in range(d.count(4))]) for _ in range(d.count(4))])
-                    ids = tuple([d.s32() for _ in range(d.count(4))])
-                    bucket_id = -1 - bucket_index
-                    bucket = self.buckets.get(bucket_id)
-                    if bucket is None:
-                        continue
-                    if (ids and len(ids) != len(bucket.items)) or any(len(w) != len(bucket.items) for w in sets):
-                        raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
-                    args[bucket_id] = ChooseArg(sets, ids)
+                    args[bucket_id] = ChooseArg(sets, tuple([d.s32() for _ in range(d.count(4))]))
+                args = self._fitting(args)
                 self.choose_args[index] = args
         if d.remaining:
             tail |= TAIL_MSR
@@ -281,6 +278,23 @@ class CrushMap:
         from .crush_encode import encode_crush
 
         return encode_crush(self, features)
+
+    def _fitting(self, args: dict[int, ChooseArg]) -> dict[int, ChooseArg]:
+        """CrushWrapper::update_choose_args: old releases left weight-sets that do not have an item's number of weights,
+        and some of buckets that are gone or cannot have them."""
+        found = {}
+        positions = next((len(args[b].weight_sets) for b in sorted(args, reverse=True) if args[b].weight_sets), 1)
+        for bucket_id, (sets, ids) in args.items():
+            bucket = self.buckets.get(bucket_id)
+            if bucket is None or bucket.alg != BUCKET_STRAW2:
+                continue
+            size = len(bucket.items)
+            if len(sets) == positions:
+                sets = tuple([(*w[:size], *[0] * (size - len(w))) for w in sets])
+            if (ids and len(ids) != size) or any(len(w) != size for w in sets):
+                raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
+            found[bucket_id] = ChooseArg(sets, ids)
+        return found
 
     def _check_tree(self) -> None:
         """Refuses cycles and absurd depth, so that every descent ends."""
@@ -499,6 +513,26 @@ class _Run:
             return False
         return weight == 0 or crush_hash32_2(self.x, item) & 0xFFFF >= weight
 
+    def in_vain(self, bucket: Bucket, kind: int, chosen: list[int]) -> bool:
+        """Whether no draw can give a device, because those below are all chosen or out: the tries that are left, up to
+        hundreds for each of hundreds where the legacy tunables have leaves tried as often as hosts, change nothing.
+        A trace is told of each."""
+        if kind != 0 or self.trace is not None:
+            return False
+        pending = [bucket]
+        while pending:
+            inside = pending.pop()
+            self.spend(inside)
+            for item in inside.items:
+                if item >= self.map.max_devices:
+                    continue
+                if item >= 0:
+                    if item not in chosen and not self.is_out(item):
+                        return False
+                elif item in self.map.buckets:
+                    pending.append(self.map.buckets[item])
+        return True
+
     def choose_firstn(
         self,
         bucket: Bucket,
@@ -517,6 +551,7 @@ class _Run:
         rep = 0 if self.stable else outpos
         while rep < numrep and count > 0:
             ftotal = 0
+            look_at = PATIENCE
             skip = False
             item = 0
             retry_descent = True
@@ -600,7 +635,9 @@ class _Run:
                             self.fallback_retries > 0 and flocal <= len(inside.items) + self.fallback_retries
                         ):
                             retry_bucket = True
-                        elif ftotal < tries:
+                        elif ftotal < tries and not (ftotal >= look_at and self.in_vain(bucket, kind, out[:outpos])):
+                            if ftotal >= look_at:
+                                look_at = tries
                             retry_descent = True
                         else:
                             skip = True
