@@ -37,7 +37,8 @@ _BLOCK = 1 << 16
 """Groups that are mapped together, so that memory stays bounded."""
 _FEW = 64
 """Inputs for which it does not pay to do anything together."""
-_ROUNDS = 400
+_ROUNDS = 40
+"""Times that draws which are missing are made together; who needs still more makes them alone."""
 _WEIGHTS = 64
 """Weights for which all straws are kept."""
 _NO_STRAW = 1 << 64
@@ -314,15 +315,19 @@ class _Bulk:
                 self._descend(self.crush.buckets[ident], 0, some, r, position)
             pending = again
         for x in pending:
-            done[x] = do_rule_or_nothing(self.crush, self.ruleno, x, self.result_max, self.weights, self.args)
+            done[x] = self._run(x, alone=True)
         return [done[x] for x in xs]
 
-    def _run(self, x: int) -> list[int]:
+    def _run(self, x: int, alone: bool = False) -> list[int]:
+        """The rule for one input; _Missing if a draw is missing and is not to be made alone."""
+
         def choose(bucket: Bucket, x: int, r: int, position: int) -> int:
             key = (bucket.id, r, self._effective(bucket, position))
             made = self._made.get(key)
             item = made.get(x) if made is not None else None
             if item is None:
+                if alone:
+                    return _crush.crush_bucket_choose(self.args, bucket, x, r, position)
                 self._wanted.setdefault(key, []).append(x)
                 raise _Missing
             return item
