@@ -26,6 +26,7 @@ from .pool import FLAG_HASHPSPOOL
 
 if TYPE_CHECKING:
     from .pool import PgPool
+    from .vector import VectorMapper
 
 Draw = tuple[int, int, int]
 """Bucket, r, position: what a draw depends on beside x."""
@@ -71,16 +72,23 @@ def crush_do_rule_bulk(
     rule = crush.rules.get(ruleno)
     if rule is None or not result_max:
         return [[] for _ in xs]
-    if len(xs) >= _FEW and rule.type not in _crush.MSR_RULE_TYPES:
-        try:
-            from .vector import VectorMapper
-        except ImportError:
-            return _Bulk(crush, ruleno, rule, result_max, weights, args).map(xs)
-        vector = VectorMapper.for_rule(crush, rule, weights, args)
-        if vector is not None:
-            return vector.map(ruleno, rule, xs, result_max)
-        return _Bulk(crush, ruleno, rule, result_max, weights, args).map(xs)
-    return [do_rule_or_nothing(crush, ruleno, x, result_max, weights, args) for x in xs]
+    if len(xs) < _FEW or rule.type in _crush.MSR_RULE_TYPES:
+        return [do_rule_or_nothing(crush, ruleno, x, result_max, weights, args) for x in xs]
+    vector = vector_mapper(crush, rule, weights, args)
+    if vector is not None:
+        return vector.map(ruleno, rule, xs, result_max)
+    return _Bulk(crush, ruleno, rule, result_max, weights, args).map(xs)
+
+
+def vector_mapper(
+    crush: CrushMap, rule: Rule, weights: Sequence[int], args: Mapping[int, ChooseArg]
+) -> VectorMapper | None:
+    """None if there is no numpy, or the rule is not one for it."""
+    try:
+        from .vector import VectorMapper
+    except ImportError:
+        return None
+    return VectorMapper.for_rule(crush, rule, weights, args)
 
 
 def do_rule_or_nothing(

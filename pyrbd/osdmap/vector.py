@@ -19,7 +19,7 @@ from .crush import BUCKET_STRAW2, BUCKET_UNIFORM, CRUSH_ITEM_NONE, CRUSH_ITEM_UN
 Ints = npt.NDArray[np.int64]
 U32 = npt.NDArray[np.uint32]
 
-_CHUNK = 24_576
+_CHUNK = 40_000
 """Hashes that are computed together: their arrays fit into the second-level cache."""
 _WAVES = 1000
 """Tries after which an input that is still rejected is left to the scalar code, which counts what it costs."""
@@ -29,52 +29,60 @@ _PADDING = 0xFFFFFFFF
 
 _OK, _REJECT, _SKIP = 0, 1, 2
 
-_MIX = (
-    (0, 1, 2, np.right_shift, 13),
-    (1, 2, 0, np.left_shift, 8),
-    (2, 0, 1, np.right_shift, 13),
-    (0, 1, 2, np.right_shift, 12),
-    (1, 2, 0, np.left_shift, 16),
-    (2, 0, 1, np.right_shift, 5),
-    (0, 1, 2, np.right_shift, 3),
-    (1, 2, 0, np.left_shift, 10),
-    (2, 0, 1, np.right_shift, 15),
-)
-_STEPS = tuple([(i, j, k, op, np.uint32(n)) for i, j, k, op, n in _MIX])
+_SHIFTS = tuple([np.uint32(n) for n in range(17)])
 _SEED, _X, _Y = np.uint32(1315423911), np.uint32(231232), np.uint32(1232)
 
 
-def _mix(a: U32, b: U32, c: U32, t: U32) -> None:
-    words = (a, b, c)
-    for i, j, k, shift, n in _STEPS:
-        x = words[i]
-        np.subtract(x, words[j], out=x)
-        np.subtract(x, words[k], out=x)
-        shift(words[k], n, out=t)
-        np.bitwise_xor(x, t, out=x)
+def _mix(a: Any, b: Any, c: U32, to_a: U32, to_b: U32, t: U32) -> None:
+    """crush_hashmix: what becomes of `a` and `b`, which may be of a smaller shape, goes into two other arrays (or the
+    same ones), `c` is changed; `t` is room."""
+    subtract, xor, right, left, n = np.subtract, np.bitwise_xor, np.right_shift, np.left_shift, _SHIFTS
+    subtract(a, b, out=to_a)
+    subtract(to_a, c, out=to_a)
+    right(c, n[13], out=t)
+    xor(to_a, t, out=to_a)
+    subtract(b, c, out=to_b)
+    subtract(to_b, to_a, out=to_b)
+    left(to_a, n[8], out=t)
+    xor(to_b, t, out=to_b)
+    subtract(c, to_a, out=c)
+    subtract(c, to_b, out=c)
+    right(to_b, n[13], out=t)
+    xor(c, t, out=c)
+    for first, second, third in ((12, 16, 5), (3, 10, 15)):
+        subtract(to_a, to_b, out=to_a)
+        subtract(to_a, c, out=to_a)
+        right(c, n[first], out=t)
+        xor(to_a, t, out=to_a)
+        subtract(to_b, c, out=to_b)
+        subtract(to_b, to_a, out=to_b)
+        left(to_a, n[second], out=t)
+        xor(to_b, t, out=to_b)
+        subtract(c, to_a, out=c)
+        subtract(c, to_b, out=c)
+        right(to_b, n[third], out=t)
+        xor(c, t, out=c)
 
 
 def crush_hash32_2(a: U32, b: U32) -> U32:
     h: U32 = a ^ b ^ _SEED
-    a, b, t = np.broadcast_to(a, h.shape).copy(), np.broadcast_to(b, h.shape).copy(), np.empty_like(h)
-    x, y = np.full_like(h, _X), np.full_like(h, _Y)
-    _mix(a, b, h, t)
-    _mix(x, a, h, t)
-    _mix(b, y, h, t)
+    t, a1, b1, x = (np.empty_like(h) for _ in range(4))
+    _mix(a, b, h, a1, b1, t)
+    _mix(_X, a1, h, x, a1, t)
+    _mix(b1, _Y, h, b1, x, t)
     return h
 
 
 def crush_hash32_3(a: U32, b: U32, c: U32) -> U32:
-    """The arguments are broadcast to the first's and second's common shape."""
-    h: U32 = a ^ b ^ c ^ _SEED
-    shape = h.shape
-    a, b, c = np.broadcast_to(a, shape).copy(), np.broadcast_to(b, shape).copy(), np.broadcast_to(c, shape).copy()
-    t, x, y = np.empty_like(h), np.full_like(h, _X), np.full_like(h, _Y)
-    _mix(a, b, h, t)
-    _mix(c, x, h, t)
-    _mix(y, a, h, t)
-    _mix(b, x, h, t)
-    _mix(y, c, h, t)
+    """The arguments are broadcast to a common shape."""
+    h: U32 = a ^ b
+    np.bitwise_xor(h, c ^ _SEED, out=h)
+    t, a1, b1, c1, x, y = (np.empty_like(h) for _ in range(6))
+    _mix(a, b, h, a1, b1, t)
+    _mix(c, _X, h, c1, x, t)
+    _mix(_Y, a1, h, y, a1, t)
+    _mix(b1, x, h, b1, x, t)
+    _mix(y, c1, h, y, c1, t)
     return h
 
 
