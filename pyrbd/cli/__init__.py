@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import ConfigError, DecodeError
-from . import commands, osdmap
+from . import commands, crush, osdmap
 from .output import CommandError
 from .parser import Parser, image_cluster_options, suppress_cluster_defaults
 from .spec import parse_object_size, parse_size
@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--sparse-size", type=parse_object_size, default=4096, help="sparse size in B/K/M [default: 4K]")
     p.add_argument("--export-format", choices=["1", "2"], default="1", help="format of the file")
     osdmap.register(sub)
+    crush.register(sub)
     return parser
 
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 MAX_MAP = 1 << 28
 """Bytes of the largest map that is read; one of 10,000 OSDs has a few MiB."""
 
-_CRUSH_MAGIC = b"\x00\x00\x01\x00"
+CRUSH_MAGIC = b"\x00\x00\x01\x00"
 
 
 def register(sub: Any) -> None:
     """Adds `osdmap` to the commands of a parser."""
     text = "Show a map of the OSDs, and where it puts objects."
     group = sub.add_parser("osdmap", help=text, description=text)
-    group.set_defaults(run=lambda args: _no_command(group), who="pyrbd osdmap")
+    group.set_defaults(run=lambda args: no_command(group), who="pyrbd osdmap")
     commands = group.add_subparsers(metavar="<command>", dest="osdmap_command", parser_class=MapParser)
 
     def add(name: str, run: object, text: str, more: str = "") -> argparse.ArgumentParser:
@@ -92,9 +92,9 @@ def register(sub: Any) -> None:
     suppress_cluster_defaults(p)
 
 
-def map_options(p: argparse.ArgumentParser) -> None:
+def map_options(p: argparse.ArgumentParser, what: str = "a map as `ceph osd getmap` writes it, '-' for stdin") -> None:
     """Adds what :func:`read_osdmap` reads."""
-    p.add_argument("file", nargs="?", metavar="FILE", help="a map as `ceph osd getmap` writes it, '-' for stdin")
+    p.add_argument("file", nargs="?", metavar="FILE", help=what)
     p.add_argument("--live", action="store_true", help="take the map of the cluster instead of FILE")
     p.add_argument("--epoch", type=_epoch, metavar="N", help="with --live: the map of this epoch [default: the newest]")
 
@@ -115,7 +115,7 @@ def _epoch(text: str) -> int:
     return number
 
 
-def _no_command(group: argparse.ArgumentParser) -> None:
+def no_command(group: argparse.ArgumentParser) -> None:
     group.print_help(sys.stderr)
     raise CommandError("which command?", 1)
 
@@ -133,24 +133,39 @@ def read_osdmap(args: argparse.Namespace) -> OSDMap:
         if args.file is not None:
             raise CommandError("a FILE, or --live, but not both", errno.EINVAL)
         return _live_osdmap(args)
+    return decode_osdmap(*read_file(args))
+
+
+def read_file(args: argparse.Namespace, crush: bool = False) -> tuple[bytes, str]:
+    """What is in FILE, and how to call it.
+
+    Args:
+        crush: may it be a CRUSH map as well?
+    Raises:
+        CommandError: no file is named, or it is no map.
+    """
     if args.epoch is not None:
         raise CommandError("--epoch goes with --live", errno.EINVAL)
     if args.file is None:
         raise CommandError("which FILE? ('-' for stdin, --live for the map of the cluster)", errno.EINVAL)
     if args.file == "-":
-        return decode_osdmap(_read_map(sys.stdin.buffer, "stdin"), "stdin")
+        return _read_map(sys.stdin.buffer, "stdin", crush), "stdin"
     try:
         with open(args.file, "rb") as f:
-            data = _read_map(f, args.file)
+            return _read_map(f, args.file, crush), args.file
     except OSError as e:
         raise CommandError(f"{args.file}: {e.strerror}", e.errno or errno.EIO) from None
-    return decode_osdmap(data, args.file)
 
 
-def _read_map(f: BinaryIO, name: str) -> bytes:
+def _read_map(f: BinaryIO, name: str, crush: bool) -> bytes:
     """As many bytes as the head of a map announces: what is no map is not read at all."""
     head = f.read(6)
-    if head.startswith(_CRUSH_MAGIC):
+    if crush and head.startswith(CRUSH_MAGIC):
+        data = head + f.read(MAX_MAP)
+        if len(data) > MAX_MAP:
+            raise CommandError(f"{name}: a CRUSH map of more than {MAX_MAP} bytes", errno.EFBIG)
+        return data
+    if head.startswith(CRUSH_MAGIC):
         raise CommandError(f"{name}: a CRUSH map, not an osdmap (see `pyrbd crush`)", errno.EINVAL)
     length = int.from_bytes(head[2:], "little")
     if len(head) < 6 or head[0] < head[1] or not 0 < head[1] < 64:
@@ -215,9 +230,9 @@ def find_pool(osdmap: OSDMap, spec: str) -> int:
 
 
 def dump(args: argparse.Namespace) -> None:
-    from ..osdmap.dump import format_osdmap
+    from ..osdmap import dump as dumps
 
-    sys.stdout.write(format_osdmap(read_osdmap(args), args.format))
+    sys.stdout.write(dumps.dump(read_osdmap(args), args.format))
 
 
 def dump_pgs(args: argparse.Namespace) -> None:
@@ -230,7 +245,7 @@ def dump_pgs(args: argparse.Namespace) -> None:
 
 
 def locate(args: argparse.Namespace) -> None:
-    _any_name()
+    any_name()
     osdmap = read_osdmap(args)
     pool = find_pool(osdmap, args.pool)
     namespace = args.namespace or ""
@@ -267,7 +282,7 @@ def explain(args: argparse.Namespace) -> None:
     from ..osdmap.explain import explain
     from .explain import print_explanation
 
-    _any_name()
+    any_name()
     osdmap = read_osdmap(args)
     found = explain(osdmap, find_pool(osdmap, args.pool), args.object, args.key, args.namespace or "")
     if args.format == "plain":
@@ -297,7 +312,7 @@ def print_json(value: Any, form: str) -> None:
     print(json.dumps(value, ensure_ascii=False, **layout).replace("\x7f", "\\u007f"))
 
 
-def _any_name() -> None:
+def any_name() -> None:
     """Names of objects are bytes: what is no text is printed as it was given."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")

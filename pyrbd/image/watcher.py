@@ -43,6 +43,7 @@ _REWATCH_DELAY = 1.0
 _RECHECK = 0.5
 _REMEMBER = 600.0
 """Seconds for which the results of requests are kept for those who ask again."""
+_UNHEARD = 64
 _EMPTY = b""
 _request_ids = count(1)
 
@@ -82,7 +83,7 @@ class _Asked:
         self._news = Waiter(client)
 
     def tell(self, result: int | None = None, progress: tuple[int, int] | None = None) -> None:
-        if result is not None and self.result is None:
+        if result is not None and self.result in (None, -errno.ERESTART):
             self.result = result
         if progress is not None:
             self.progress = progress
@@ -149,6 +150,8 @@ class Watcher:
         """Why there is no watch, and will be none."""
         self._waiting: list[Event[None]] = []
         self._asked: dict[AsyncRequestId, _Asked] = {}
+        self._unheard: dict[AsyncRequestId, int] = {}
+        """Results of requests of ours that came when nobody waited: between two times that it was asked."""
         self._serving: set[AsyncRequestId] = set()
         self._served: dict[AsyncRequestId, tuple[int, float]] = {}
         """The results of what others have asked of us, and until when they are kept."""
@@ -334,6 +337,12 @@ class Watcher:
         """
         request_id = AsyncRequestId(self.client_id, number)
         asked = self._asked[request_id] = _Asked(self.client)
+        early = self._unheard.pop(request_id, -errno.ERESTART)
+        if early != -errno.ERESTART:
+            # The owner that took our first request (and of which we thought that it is not the owner any more) has
+            # done it; librbd of 16.2 and older would take the second for one that it still works on, and be silent.
+            del self._asked[request_id]
+            return early
         patience = self.image.config.get_float("rbd_request_timed_out_seconds")
         try:
             answer = await self.notify_owner(payload.replace(async_request_id=request_id))
@@ -446,6 +455,10 @@ class Watcher:
         asked = self._asked.get(payload.async_request_id)
         if asked is not None:
             asked.tell(result=payload.result)
+        elif payload.async_request_id.client_id == self.client_id:
+            self._unheard[payload.async_request_id] = payload.result
+            while len(self._unheard) > _UNHEARD:
+                del self._unheard[next(iter(self._unheard))]
         return _EMPTY
 
     def _quiesce(self, payload: notify.Quiesce, notify_id: int) -> bytes:

@@ -41,11 +41,17 @@ MSR_RULE_TYPES = (RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP)
 
 MAX_BUCKETS = 1 << 22
 MAX_DEPTH = 64
-MAX_DRAWS = 1 << 19
-"""Items that one evaluation of a rule may look at (and what a look into a bucket costs besides). No map in use comes
-near; without a bound, the tries and replicas that a damaged map tells of would keep us for hours."""
+MAX_DRAWS = 1 << 22
+"""Items that one evaluation of a rule may look at (and what a look into a bucket costs besides): seconds. No map in use
+comes near, not one of 10,000 devices in one bucket, most of them out; without a bound, the tries and replicas that a
+damaged map tells of would keep us for hours."""
+PATIENCE = 8
+"""Tries in vain after which it is worth a look whether others could have more luck."""
 _LOOK = 8
 DEFAULT_CHOOSE_ARGS = -1
+
+TAIL_TRIES, TAIL_DESCEND_ONCE, TAIL_VARY_R, TAIL_STRAW_CALC, TAIL_ALGS = 1, 2, 4, 8, 16
+TAIL_STABLE, TAIL_CLASSES, TAIL_CHOOSE_ARGS, TAIL_MSR = 32, 64, 128, 256
 
 # 2^48 * log2(1 + i/128) for i = 0..128 and 2^48 * log2(1 + i/2^15) for i = 0..255, 6 bytes
 # each, with the deviations of Ceph's tables: those are part of the format
@@ -111,7 +117,7 @@ def crush_ln(xin: int) -> int:
 
 
 class Bucket(NamedTuple):
-    """crush_bucket; `extra` depends on the algorithm: item weights, sums, straws or nodes."""
+    """crush_bucket; `extra` depends on the algorithm: sums, straws, nodes, or the weight that all items have."""
 
     id: int
     type: int
@@ -134,6 +140,8 @@ class Rule(NamedTuple):
     steps: tuple[Step, ...]
     min_size: int = 0
     max_size: int = 0
+    ruleset: int | None = None
+    """The mask's first byte; None: the rule's number."""
 
 
 class ChooseArg(NamedTuple):
@@ -153,6 +161,7 @@ class Tunables(NamedTuple):
     straw_calc_version: int = 0
     msr_descents: int = 100
     msr_collision_tries: int = 100
+    allowed_bucket_algs: int = 1 << BUCKET_UNIFORM | 1 << BUCKET_LIST | 1 << BUCKET_STRAW
 
 
 class CrushMap:
@@ -160,6 +169,10 @@ class CrushMap:
 
     def __init__(self) -> None:
         self.max_devices = 0
+        self.max_buckets = 0
+        self.max_rules = 0
+        self.tail = TAIL_MSR * 2 - 1
+        """Which parts that later releases appended it was written with, as bits."""
         self.buckets: dict[int, Bucket] = {}
         self.rules: dict[int, Rule] = {}
         self.type_names: dict[int, str] = {}
@@ -185,65 +198,103 @@ class CrushMap:
         m = cls()
         if d.u32() != CRUSH_MAGIC:
             raise DecodeError("crush map: bad magic")
-        max_buckets, max_rules, m.max_devices = d.s32(), d.u32(), d.s32()
+        m.max_buckets, m.max_rules = max_buckets, max_rules = d.s32(), d.u32()
+        d.skip(4)  # max_devices, which follows from the rest
         if not 0 <= max_buckets <= min(MAX_BUCKETS, d.remaining // 4) or max_rules > d.remaining // 4:
             raise DecodeError(f"crush map: {max_buckets} buckets and {max_rules} rules announced")
-        for _ in range(max_buckets):
+        for slot in range(-1, -1 - max_buckets, -1):
             bucket = _decode_bucket(d)
             if bucket is not None:
-                m.buckets[bucket.id] = bucket
+                m.buckets[slot] = bucket
         for i in range(max_rules):
             if not d.u32():
                 continue
             n = d.count(12)
-            d.skip(1)
-            kind, low, high = d.u8(), d.u8(), d.u8()
-            m.rules[i] = Rule(kind, tuple([Step(d.u32(), d.s32(), d.s32()) for _ in range(n)]), low, high)
+            ruleset, kind, low, high = d.u8(), d.u8(), d.u8(), d.u8()
+            m.rules[i] = Rule(kind, tuple([Step(d.u32(), d.s32(), d.s32()) for _ in range(n)]), low, high, ruleset)
         m.type_names = _decode_names(d)
         m.names = _decode_names(d)
         m.rule_names = _decode_names(d)
         m._decode_tail(d)
         m._check_tree()
+        m._finalize()
         return m
 
     def _decode_tail(self, d: Decoder) -> None:
         """What later releases appended, as far as it is there."""
-        t = Tunables()
+        t, tail = Tunables(), 0
         if d.remaining:
+            tail |= TAIL_TRIES
             t = t._replace(choose_local_tries=d.u32(), choose_local_fallback_tries=d.u32(), choose_total_tries=d.u32())
         if d.remaining:
+            tail |= TAIL_DESCEND_ONCE
             t = t._replace(chooseleaf_descend_once=d.u32())
         if d.remaining:
+            tail |= TAIL_VARY_R
             t = t._replace(chooseleaf_vary_r=d.u8())
         if d.remaining:
+            tail |= TAIL_STRAW_CALC
             t = t._replace(straw_calc_version=d.u8())
         if d.remaining:
-            d.skip(4)  # allowed_bucket_algs
+            tail |= TAIL_ALGS
+            t = t._replace(allowed_bucket_algs=d.u32())
         if d.remaining:
+            tail |= TAIL_STABLE
             t = t._replace(chooseleaf_stable=d.u8())
         self.tunables = t
         if d.remaining:
+            tail |= TAIL_CLASSES
             self.classes = {d.s32(): d.s32() for _ in range(d.count(8))}
             self.class_names = {d.s32(): d.string() for _ in range(d.count(8))}
             self.class_buckets = {d.s32(): {d.s32(): d.s32() for _ in range(d.count(8))} for _ in range(d.count(8))}
         if d.remaining:
+            tail |= TAIL_CHOOSE_ARGS
             for _ in range(d.count(12)):
                 index = d.s64()
                 args = {}
                 for _ in range(d.count(12)):
-                    bucket_index = d.u32()
+                    bucket_id = -1 - d.u32()
                     sets = tuple([tuple([d.u32() for _ in range(d.count(4))]) for _ in range(d.count(4))])
-                    ids = tuple([d.s32() for _ in range(d.count(4))])
-                    bucket_id = -1 - bucket_index
-                    bucket = self.buckets.get(bucket_id)
-                    if bucket is None:
-                        continue
-                    if (ids and len(ids) != len(bucket.items)) or any(len(w) != len(bucket.items) for w in sets):
-                        raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
-                    args[bucket_id] = ChooseArg(sets, ids)
+                    args[bucket_id] = ChooseArg(sets, tuple([d.s32() for _ in range(d.count(4))]))
+                args = self._fitting(args)
                 self.choose_args[index] = args
         if d.remaining:
+            tail |= TAIL_MSR
             self.tunables = t._replace(msr_descents=d.u32(), msr_collision_tries=d.u32())
+        self.tail = tail
+
+    def _finalize(self) -> None:
+        """CrushWrapper::finalize: devices are those that stand in a bucket or have a name."""
+        highest = max((max(b.items, default=-1) for b in self.buckets.values()), default=-1)
+        self.max_devices = min(max(highest, max(self.names, default=-1), -1) + 1, 0x7FFFFFFF)
+
+    def encode(self, features: int | None = None) -> bytes:
+        """CrushWrapper::encode: as Ceph writes it for these features (:mod:`pyrbd.osdmap.features`); by default with
+        what it was read with, which gives the same bytes of a map that Ceph wrote.
+
+        Raises:
+            ValueError: for these features, from before luminous, there is no encoding of the map's weight sets.
+        """
+        from .crush_encode import encode_crush
+
+        return encode_crush(self, features)
+
+    def _fitting(self, args: dict[int, ChooseArg]) -> dict[int, ChooseArg]:
+        """CrushWrapper::update_choose_args: old releases left weight-sets that do not have an item's number of weights,
+        and some of buckets that are gone or cannot have them."""
+        found = {}
+        positions = next((len(args[b].weight_sets) for b in sorted(args, reverse=True) if args[b].weight_sets), 1)
+        for bucket_id, (sets, ids) in args.items():
+            bucket = self.buckets.get(bucket_id)
+            if bucket is None or bucket.alg != BUCKET_STRAW2:
+                continue
+            size = len(bucket.items)
+            if len(sets) == positions:
+                sets = tuple([(*w[:size], *[0] * (size - len(w))) for w in sets])
+            if (ids and len(ids) != size) or any(len(w) != size for w in sets):
+                raise DecodeError(f"crush map: choose_args of bucket {bucket_id} do not fit it")
+            found[bucket_id] = ChooseArg(sets, ids)
+        return found
 
     def _check_tree(self) -> None:
         """Refuses cycles and absurd depth, so that every descent ends."""
@@ -277,7 +328,7 @@ class CrushMap:
         to the root. The trees of device classes do not count."""
         parents = self._parents
         if parents is None:
-            parents = {i: b.id for b in self.buckets.values() for i in b.items if "~" not in self.names.get(b.id, "")}
+            parents = {i: n for n, b in self.buckets.items() for i in b.items if "~" not in self.names.get(n, "")}
             self._parents = parents
         location = {}
         while (up := parents.get(item)) is not None:
@@ -462,6 +513,26 @@ class _Run:
             return False
         return weight == 0 or crush_hash32_2(self.x, item) & 0xFFFF >= weight
 
+    def in_vain(self, bucket: Bucket, kind: int, chosen: list[int]) -> bool:
+        """Whether no draw can give a device, because those below are all chosen or out: the tries that are left, up to
+        hundreds for each of hundreds where the legacy tunables have leaves tried as often as hosts, change nothing.
+        A trace is told of each."""
+        if kind != 0 or self.trace is not None:
+            return False
+        pending = [bucket]
+        while pending:
+            inside = pending.pop()
+            self.spend(inside)
+            for item in inside.items:
+                if item >= self.map.max_devices:
+                    continue
+                if item >= 0:
+                    if item not in chosen and not self.is_out(item):
+                        return False
+                elif item in self.map.buckets:
+                    pending.append(self.map.buckets[item])
+        return True
+
     def choose_firstn(
         self,
         bucket: Bucket,
@@ -480,6 +551,7 @@ class _Run:
         rep = 0 if self.stable else outpos
         while rep < numrep and count > 0:
             ftotal = 0
+            look_at = PATIENCE
             skip = False
             item = 0
             retry_descent = True
@@ -563,7 +635,9 @@ class _Run:
                             self.fallback_retries > 0 and flocal <= len(inside.items) + self.fallback_retries
                         ):
                             retry_bucket = True
-                        elif ftotal < tries:
+                        elif ftotal < tries and not (ftotal >= look_at and self.in_vain(bucket, kind, out[:outpos])):
+                            if ftotal >= look_at:
+                                look_at = tries
                             retry_descent = True
                         else:
                             skip = True
@@ -750,7 +824,8 @@ def _decode_bucket(d: Decoder) -> Bucket | None:
     weights: tuple[int, ...] = ()
     extra: tuple[int, ...] = ()
     if alg == BUCKET_UNIFORM:
-        weights = (d.u32(),) * size
+        extra = (d.u32(),)
+        weights = extra * size
     elif alg == BUCKET_TREE:
         extra = tuple([d.u32() for _ in range(d.u8())])
         if size and (not extra or len(extra) & (len(extra) - 1) or size > len(extra) >> 1):

@@ -289,10 +289,7 @@ class OSDMap(Placement):
     def _encode_crush(self, features: int) -> bytes:
         known = self.encode_features if self._crush_features is None else self._crush_features
         if known != features:
-            encode = getattr(self.crush, "encode", None)
-            if encode is None:
-                return self._crush_raw
-            self._crush_raw, self._crush_features = encode(features), features
+            self._crush_raw, self._crush_features = self.crush.encode(features), features
         return self._crush_raw
 
     def _field(self, name: str) -> bytes:

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from pyrbd.cli.osdmap_dump import FORMATS, dump
 from pyrbd.msgr.types import EntityAddr, EntityAddrVec, PgId, Utime
 from pyrbd.osdmap import OSDMap
 from pyrbd.osdmap.addrs import addr_bytes
 from pyrbd.osdmap.columns import ADDRS, INFOS, Column, OsdInfo
-from pyrbd.osdmap.dump import dump_json, dump_plain, dump_value, writing_release
+from pyrbd.osdmap.dump import FORMATS, dump, dump_json, dump_plain, dump_value, writing_release
 from pyrbd.osdmap.formatter import to_json, unordered
 from pyrbd.osdmap.pool_types import HIT_SET_BLOOM, HitSetParams, PoolSnap
 from tests.osdmap.history import DATA
