@@ -1,7 +1,8 @@
 """MSR rules find the devices that Ceph's tools of tentacle find, in random maps; recorded answers stand in for the
 tools on machines that do not have them.
 
-``python -m tests.osdmap.test_msr COUNT SEED`` compares so many random maps, and ``... record`` writes the record.
+``python -m tests.osdmap.test_msr compare COUNT SEED`` compares so many random maps, from that seed on; with ``record``
+their answers are written to the record.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 
 import pytest
 
+from pyrbd import rados
 from pyrbd.errors import DecodeError
-from pyrbd.osdmap import OSDMap
 from pyrbd.osdmap.crush import (
     CRUSH_ITEM_NONE,
     RULE_CHOOSE_MSR,
@@ -36,10 +37,11 @@ from pyrbd.osdmap.crush import (
     Step,
 )
 from pyrbd.testing.releases import ReleasePrograms
+from tests.conftest import own_cluster
+from tests.osdmap.maps.oracle import Oracle, differences, things
 
 RECORD = Path(__file__).parent / "data" / "msr.json.gz"
 MAPPING = re.compile(r"CRUSH rule (\d+) x (\d+) \[(.*)\]")
-GROUP = re.compile(r"(\d+)\.([0-9a-f]+) raw \(\[([^\]]*)\], p-?\d+\) up \(\[([^\]]*)\], p(-?\d+)\)")
 
 
 def programs() -> ReleasePrograms:
@@ -166,14 +168,183 @@ def compare(tools: ReleasePrograms, seed: int, inputs: int) -> int:
     return n
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 12])
+def test_random_maps(seed: int) -> None:
+    assert compare(programs(), seed, 8) > 0
+
+
+def test_pools(tmp_path: Path) -> None:
+    """Replicated and erasure-coded pools, with all that comes after the rule."""
+    programs()
+    oracle = Oracle(tmp_path, "tentacle")
+    seen: set[str] = set()
+    for seed in (3, 4, 5, 6):
+        answer = oracle.play(seed, msr=True)
+        assert not differences(answer), f"seed {seed}"
+        seen |= things(answer)
+    assert {f"step {RULE_CHOOSE_MSR}", "erasure", "replicated"} <= seen
+
+
+def recorded() -> list[dict[str, Any]]:
+    maps: list[dict[str, Any]] = json.loads(gzip.decompress(RECORD.read_bytes()))
+    return maps
+
+
+def record(seeds: range) -> None:
+    """Writes what the tools answer, one map for each seed."""
+    maps = []
+    for seed in seeds:
+        m = RandomMap(random.Random(seed))
+        with tempfile.TemporaryDirectory() as directory:
+            f = m.compiled(programs(), Path(directory))
+            answers = {n: m.asked(programs(), f, n, 4) for n in (3, 8)}
+            maps.append({"crush": f.read_bytes().hex(), "weights": m.osd_weights(), "answers": answers})
+    RECORD.write_bytes(gzip.compress(json.dumps(maps).encode(), 9, mtime=0))
+
+
+def test_recorded_answers() -> None:
+    kinds = set()
+    for i, each in enumerate(recorded()):
+        crush = CrushMap.decode(bytes.fromhex(each["crush"]))
+        kinds |= {rule.type for rule in crush.rules.values()}
+        for replicas, answers in each["answers"].items():
+            for rule, x, want in answers:
+                got = crush.do_rule(rule, x, int(replicas), each["weights"])
+                assert got == want, f"map {i}, rule {rule}, x {x}, {replicas} replicas"
+    assert kinds == {RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP}
+
+
+# ---------------------------------------------------------------- maps of one's own
+
+
+def flat(*steps: Step, hosts: int = 4, kind: int = RULE_TYPE_MSR_INDEP) -> CrushMap:
+    """Hosts of two OSDs each in one root, and a rule."""
+    m = CrushMap()
+    m.max_devices = 2 * hosts
+    names = tuple([-2 - i for i in range(hosts)])
+    m.buckets[-1] = Bucket(-1, 2, 5, 0, 0, names, (0x20000,) * hosts)
+    for i, host in enumerate(names):
+        m.buckets[host] = Bucket(host, 1, 5, 0, 0, (2 * i, 2 * i + 1), (0x10000,) * 2)
+    m.rules[0] = Rule(kind, steps)
+    return m
+
+
+TAKE, EMIT = Step(RULE_TAKE, -1, 0), Step(RULE_EMIT, 0, 0)
+HOSTS, OSDS = Step(RULE_CHOOSE_MSR, 0, 1), Step(RULE_CHOOSE_MSR, 1, 0)
+
+
+def test_more_domains_than_there_are() -> None:
+    """The tries that cannot find any are not made: Ceph makes 100,000 of them here."""
+    m = flat(TAKE, HOSTS, OSDS, EMIT)
+    begun = time.monotonic()
+    found = m.do_rule(0, 1, 14, [0x10000] * 8)
+    assert time.monotonic() - begun < 2
+    assert len(found) == 14 and len({osd // 2 for osd in found if osd != CRUSH_ITEM_NONE}) == 4
+
+
+def test_a_device_that_is_out_is_replaced_elsewhere() -> None:
+    m = flat(TAKE, Step(RULE_CHOOSE_MSR, 3, 1), Step(RULE_CHOOSE_MSR, 2, 0), EMIT)
+    before = m.do_rule(0, 5, 6, [0x10000] * 8)
+    weights = [0x10000] * 8
+    weights[before[0]] = 0
+    after = m.do_rule(0, 5, 6, weights)
+    assert CRUSH_ITEM_NONE not in after and before[0] not in after and before[2:] == after[2:]
+    assert {osd // 2 for osd in after[:2]} != {before[0] // 2}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (),
+        (TAKE,),
+        (TAKE, HOSTS, OSDS),
+        (HOSTS, EMIT),
+        (TAKE, Step(2, 0, 0), EMIT),
+        (TAKE, HOSTS, OSDS, EMIT, EMIT),
+        (Step(RULE_TAKE, 3, 0), OSDS, EMIT),
+        (TAKE, HOSTS, OSDS, EMIT, Step(RULE_SET_MSR_DESCENTS, 5, 0)),
+    ],
+)
+@pytest.mark.parametrize("kind", [RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP])
+def test_rules_of_another_form(steps: tuple[Step, ...], kind: int) -> None:
+    """Such a rule finds nothing, whatever its first blocks would have found; an empty one only has no devices."""
+    nothing = [CRUSH_ITEM_NONE] * 3 if not steps and kind == RULE_TYPE_MSR_INDEP else []
+    assert flat(*steps, kind=kind).do_rule(0, 1, 3, [0x10000] * 8) == nothing
+
+
+LARGE = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "match"),
+    [
+        ((TAKE, EMIT), 3, "chooses nothing"),
+        ((Step(RULE_TAKE, 3, 0), EMIT), 3, "takes device 3"),
+        ((Step(RULE_TAKE, -77, 0), OSDS, EMIT), 3, "-77, which is no bucket"),
+        ((TAKE, Step(RULE_CHOOSE_MSR, 3, 7), OSDS, EMIT), 3, "which is no bucket"),
+        ((TAKE, *[Step(RULE_CHOOSE_MSR, 3, 1)] * 30, EMIT), 3, "too large|no bucket"),
+        ((TAKE, Step(RULE_CHOOSE_MSR, LARGE, 1), Step(RULE_CHOOSE_MSR, 3, 0), EMIT), 3, "too large"),
+        ((TAKE, HOSTS, OSDS, EMIT), 2**31, "are asked for"),
+    ],
+)
+def test_hostile_rules(steps: tuple[Step, ...], size: int, match: str) -> None:
+    """Where Ceph ends with an assertion or goes on for ever, a DecodeError, soon."""
+    begun = time.monotonic()
+    with pytest.raises(DecodeError, match=match):
+        flat(*steps).do_rule(0, 1, size, [0x10000] * 8)
+    assert time.monotonic() - begun < 20
+
+
+ENDLESS = (Step(RULE_SET_MSR_DESCENTS, -1, 0), Step(RULE_SET_MSR_COLLISION_TRIES, -1, 0), TAKE)
+
+
+def test_a_rule_without_an_end_is_given_up() -> None:
+    """All OSDs are out, and each try might find another."""
+    begun = time.monotonic()
+    with pytest.raises(DecodeError, match="does not come to an end"):
+        flat(*ENDLESS, HOSTS, OSDS, EMIT).do_rule(0, 1, 40, [0] * 8)
+    assert time.monotonic() - begun < 20
+
+
+def test_tries_in_vain_come_to_an_end() -> None:
+    """Four thousand million tries, each with as many collisions, but all hosts are taken after a few."""
+    found = flat(*ENDLESS, Step(RULE_CHOOSE_MSR, LARGE, 1), OSDS, EMIT).do_rule(0, 1, 40, [0x10000] * 8)
+    assert len(set(found)) == 5 and found.count(CRUSH_ITEM_NONE) == 36
+
+
+def test_an_empty_bucket() -> None:
+    m = flat(TAKE, HOSTS, OSDS, EMIT)
+    m.buckets[-1] = m.buckets[-1]._replace(items=(), weights=())
+    with pytest.raises(DecodeError, match="is empty"):
+        m.do_rule(0, 1, 3, [0x10000] * 8)
+
+
+# ---------------------------------------------------------------- a cluster
+
+
+@pytest.mark.timeout(400)  # when the release is to be downloaded first
+def test_a_pool_with_such_a_rule() -> None:
+    """Clients that do not announce CRUSH_MSR are not let in then."""
+    with own_cluster(release="tentacle", osds=3) as cluster:
+        profile = ["k=2", "m=1", "crush-failure-domain=osd", "crush-num-failure-domains=3"]
+        profile += ["crush-osds-per-failure-domain=1"]
+        cluster.command("osd erasure-code-profile set", name="msr", profile=profile)
+        cluster.command("osd pool create", pool="msr", pool_type="erasure", erasure_code_profile="msr", pg_num=8)
+        with rados.Rados(conffile=str(cluster.conf)) as handle, handle.open_ioctx("msr") as ioctx:
+            handle.wait_for_latest_osdmap()
+            m = handle.client.osdmap
+            assert m.crush.rules[m.pools[m.pool_ids["msr"]].crush_rule].type == RULE_TYPE_MSR_INDEP
+            for i in range(20):
+                ioctx.write_full(f"object {i}", b"%d" % i * 5000)
+                assert ioctx.read(f"object {i}", 1 << 16) == b"%d" % i * 5000
+                placed = cluster.command("osd map", pool="msr", object=f"object {i}")
+                seed = int(placed["pgid"].split(".")[1], 16)
+                assert list(m.pg_to_up_acting(m.pool_ids["msr"], seed)[0]) == placed["up"]
+
+
 if __name__ == "__main__":
-    total = 0
-    for s in range(int(sys.argv[2]), int(sys.argv[2]) + int(sys.argv[1])):
-        begun = time.monotonic()
-        try:
-            total += compare(programs(), s, 20)
-        except Exception as e:
-            print(f"seed {s}: {type(e).__name__} {e}", getattr(e, "stderr", "")[-300:])
-        if time.monotonic() - begun > 5:
-            print(s, time.monotonic() - begun)
-    print(total)
+    count, first = int(sys.argv[2]), int(sys.argv[3])
+    if sys.argv[1] == "record":
+        record(range(first, first + count))
+    else:
+        print(sum(compare(programs(), s, 20) for s in range(first, first + count)), "mappings are the same")
