@@ -128,7 +128,7 @@ class RandomMap:
             if not self.racks:
                 levels = [level for level in levels if level != "rack"]
             if rng.random() < 0.03:  # not of the right form
-                levels = rng.choice([["host"], ["osd", "osd"], ["host", "host", "osd"]])
+                levels = rng.choice([["host"], ["osd", "osd"]])
             lines.append(f"  step take {rng.choice(self.roots)}")
             lines += [f"  step choosemsr {rng.choice([0, 1, 1, 2, 2, 3, 4, 5])} type {level}" for level in levels]
             lines.append("  step emit")
@@ -292,6 +292,7 @@ LARGE = 2**31 - 1
         ((Step(RULE_TAKE, 3, 0), EMIT), 3, "takes device 3"),
         ((Step(RULE_TAKE, -77, 0), OSDS, EMIT), 3, "-77, which is no bucket"),
         ((TAKE, Step(RULE_CHOOSE_MSR, 3, 7), OSDS, EMIT), 3, "which is no bucket"),
+        ((TAKE, HOSTS, HOSTS, OSDS, EMIT), 3, "which is no bucket"),  # crushtool ends with SIGSEGV
         ((TAKE, *[Step(RULE_CHOOSE_MSR, 3, 1)] * 30, EMIT), 3, "too large|no bucket"),
         ((TAKE, Step(RULE_CHOOSE_MSR, LARGE, 1), Step(RULE_CHOOSE_MSR, 3, 0), EMIT), 3, "too large"),
         ((TAKE, HOSTS, OSDS, EMIT), 2**31, "are asked for"),
