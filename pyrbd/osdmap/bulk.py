@@ -18,9 +18,10 @@ from operator import getitem
 from typing import TYPE_CHECKING
 
 from ..errors import DecodeError
-from . import crush as _crush
-from .crush import BUCKET_STRAW2, Bucket, ChooseArg, CrushMap, Rule, crush_ln
+from . import mapper
+from .crush import BUCKET_STRAW2, MSR_RULE_TYPES, Bucket, ChooseArg, CrushMap, Rule
 from .hash import ceph_stable_mod, mask_for
+from .ln import crush_ln
 from .placement import DEFAULT_PRIMARY_AFFINITY, OSD_EXISTS, OSD_UP, Osds, Placement
 from .pool import FLAG_HASHPSPOOL
 
@@ -72,7 +73,7 @@ def crush_do_rule_bulk(
     rule = crush.rules.get(ruleno)
     if rule is None or not result_max:
         return [[] for _ in xs]
-    if len(xs) < _FEW or rule.type in _crush.MSR_RULE_TYPES:
+    if len(xs) < _FEW or rule.type in MSR_RULE_TYPES:
         return [do_rule_or_nothing(crush, ruleno, x, result_max, weights, args) for x in xs]
     vector = vector_mapper(crush, rule, weights, args)
     if vector is not None:
@@ -232,8 +233,8 @@ class _Bulk:
     def draw(self, bucket: Bucket, xs: Sequence[int], r: int, position: int) -> list[int]:
         """bucket_choose for each of `xs`."""
         if bucket.alg != BUCKET_STRAW2 or len(bucket.items) > _LANES:
-            return [_crush.crush_bucket_choose(self.args, bucket, x, r, position) for x in xs]
-        ids, weights = _crush.straw2_arguments(self.args, bucket, position)
+            return [mapper.crush_bucket_choose(self.args, bucket, x, r, position) for x in xs]
+        ids, weights = mapper.straw2_arguments(self.args, bucket, position)
         m, items = len(ids), bucket.items
         b = b"".join([(i & _MASK).to_bytes(6, "little") for i in ids])
         tables = self._tables(weights)
@@ -335,7 +336,7 @@ class _Bulk:
             item = made.get(x) if made is not None else None
             if item is None:
                 if alone:
-                    return _crush.crush_bucket_choose(self.args, bucket, x, r, position)
+                    return mapper.crush_bucket_choose(self.args, bucket, x, r, position)
                 self._wanted.setdefault(key, []).append(x)
                 raise _Missing
             return item
@@ -347,7 +348,7 @@ class _Bulk:
 
     def _first_choices(self, xs: list[int], done: dict[int, list[int]]) -> None:
         """What a rule of one choice gives when no choice is rejected."""
-        shape = _crush.OneChoice.of(self.rule)
+        shape = mapper.OneChoice.of(self.rule)
         bucket = self.crush.buckets.get(shape.root) if shape is not None else None
         if shape is None or bucket is None:
             return

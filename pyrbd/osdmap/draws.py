@@ -37,9 +37,9 @@ from .crush import (
     CrushMap,
     Rule,
     Step,
-    crush_ln,
 )
 from .hash import crush_hash32_2, crush_hash32_3, crush_hash32_4
+from .ln import crush_ln
 
 if TYPE_CHECKING:
     from .osdmap import OSDMap

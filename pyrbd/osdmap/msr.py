@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DecodeError
-from . import crush as _crush
+from . import mapper
 from .crush import (
     BUCKET_LIST,
     BUCKET_STRAW,
@@ -28,9 +28,8 @@ from .crush import (
     Bucket,
     ChooseArg,
     Rule,
-    Trace,
-    _Run,
 )
+from .mapper import Run, Trace
 
 if TYPE_CHECKING:
     from .crush import CrushMap
@@ -56,7 +55,7 @@ def crush_msr_do_rule(
             an end.
     """
     descents, collision_tries, start_stepno = crush_msr_scan_config_steps(crush, rule)
-    run = _Run(crush, weights, x, choose_args, [_crush.MAX_DRAWS - result_max * len(rule.steps)], 0, 0, 0, 0)
+    run = Run(crush, weights, x, choose_args, [mapper.MAX_DRAWS - result_max * len(rule.steps)], 0, 0, 0, 0)
     run.trace = trace
     if run.draws[0] < 0:
         raise DecodeError(f"crush map: {result_max} devices are asked for")
@@ -183,7 +182,7 @@ class _Block:
 
     def __init__(
         self,
-        run: _Run,
+        run: Run,
         rule: Rule,
         result_max: int,
         collision_tries: int,

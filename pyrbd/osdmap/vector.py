@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import crush as _crush
+from . import mapper
 from .bulk import do_rule_or_nothing, neg_ln
 from .crush import BUCKET_STRAW2, BUCKET_UNIFORM, CRUSH_ITEM_NONE, CRUSH_ITEM_UNDEF, ChooseArg, CrushMap, Rule
 
@@ -192,7 +193,7 @@ class VectorMapper:
             columns = groups.setdefault(klass, [])
             self.klass[i], self.column[i] = klass, len(columns)
             for position in range(positions):
-                ids, w = _crush.straw2_arguments(args, b, position)
+                ids, w = mapper.straw2_arguments(args, b, position)
                 columns.append((b.items, ids, w))
         numbers = {klass: number for number, klass in enumerate(groups)}
         self.straws = [_Straws(columns) for columns in groups.values()]
@@ -242,7 +243,7 @@ class VectorMapper:
                 found[lanes] = self.straws[k].choose(columns, x[lanes], r[lanes])
                 continue
             for lane, i in zip(lanes.tolist(), some.tolist()):
-                found[lane] = _crush.crush_bucket_choose(
+                found[lane] = mapper.crush_bucket_choose(
                     self.args, self.crush.buckets[-1 - i], int(x[lane]), int(r[lane]), int(position[lane])
                 )
         return found

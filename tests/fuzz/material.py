@@ -29,7 +29,7 @@ from pyrbd.msgr.frames import (
     decode_message_header,
 )
 from pyrbd.msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr
-from pyrbd.osdmap import crush
+from pyrbd.osdmap import mapper
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -129,12 +129,12 @@ def small_buffers() -> Iterator[None]:
 @contextmanager
 def few_draws() -> Iterator[None]:
     """CRUSH rules without an end are given up soon."""
-    before = crush.MAX_DRAWS
-    crush.MAX_DRAWS = 1 << 14
+    before = mapper.MAX_DRAWS
+    mapper.MAX_DRAWS = 1 << 14
     try:
         yield
     finally:
-        crush.MAX_DRAWS = before
+        mapper.MAX_DRAWS = before
 
 
 def sum_frames(data: bytes) -> bytes:

@@ -222,7 +222,7 @@ def test_the_rule_of_a_very_large_cluster_is_none_of_these() -> None:
 
 
 def test_a_map_with_such_a_rule_places_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrbd.osdmap.crush.MAX_DRAWS", 1000)
+    monkeypatch.setattr("pyrbd.osdmap.mapper.MAX_DRAWS", 1000)
     m = OSDMap.decode_full(epochs()["first"])
     m._crush = _endless()
     pool_id, pool = next((i, p) for i, p in m.pools.items())

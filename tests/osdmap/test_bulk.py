@@ -122,7 +122,7 @@ def test_rules(way: str, rule: str, odd: bool) -> None:
 
 
 def test_a_rule_that_does_not_end_finds_nobody(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pyrbd.osdmap.crush.MAX_DRAWS", 100_000)
+    monkeypatch.setattr("pyrbd.osdmap.mapper.MAX_DRAWS", 100_000)
     crush = tree(random.Random(1), 3, False)
     crush.tunables = crush.tunables._replace(choose_total_tries=(1 << 31) - 1)
     crush.rules[0] = Rule(3, (Step(1, -1, 0), Step(7, 0, 1), Step(4, 0, 0)))

@@ -311,7 +311,7 @@ ENDLESS = (Step(RULE_SET_MSR_DESCENTS, -1, 0), Step(RULE_SET_MSR_COLLISION_TRIES
 
 def test_a_rule_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """All OSDs are out, and each try might find another."""
-    monkeypatch.setattr("pyrbd.osdmap.crush.MAX_DRAWS", 1 << 18)
+    monkeypatch.setattr("pyrbd.osdmap.mapper.MAX_DRAWS", 1 << 18)
     with pytest.raises(DecodeError, match="does not come to an end"):
         flat(*ENDLESS, HOSTS, OSDS, EMIT).do_rule(0, 1, 40, [0] * 8)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pyrbd.errors import DecodeError
 from pyrbd.osdmap import Incremental, OSDMap
-from pyrbd.osdmap.crush import CRUSH_ITEM_NONE, CrushMap, crush_ln
+from pyrbd.osdmap.crush import CRUSH_ITEM_NONE, CrushMap
 from pyrbd.osdmap.hash import (
     ceph_stable_mod,
     ceph_str_hash_linux,
@@ -25,6 +25,7 @@ from pyrbd.osdmap.hash import (
     crush_hash32_3,
     mask_for,
 )
+from pyrbd.osdmap.ln import crush_ln
 
 DATA = Path(__file__).parent / "data"
 LINE = re.compile(

@@ -68,7 +68,7 @@ def test_recorded_answers(name: str, answer: Answer) -> None:
 
 def test_tries_in_vain_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Legacy tunables, and more replicas asked for than there are hosts: a million draws in Ceph."""
-    monkeypatch.setattr("pyrbd.osdmap.crush.MAX_DRAWS", 200_000)
+    monkeypatch.setattr("pyrbd.osdmap.mapper.MAX_DRAWS", 200_000)
     answer = dict(recorded())[f"pacific {MOST_TRIES}"]
     assert not differences(answer)
 
