@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..rados.completion import Completion
     from ..rados.op import Op
     from .image import Image
+    from .sync import Pass
 
 
 WINDOW = 32
@@ -269,12 +270,26 @@ def keep(image: Image, object_no: int, completion: Completion[Any]) -> None:
         return
     inside = image.writes.join()
     image.leftovers[id(completion)] = object_no, completion
+    if image.client.driver.blocking:
+        image.client.spawn(_stay(image, completion, inside))
+        return
 
     def finished(c: Completion[Any]) -> None:
         image.leftovers.pop(id(c), None)
         inside.leave()
 
     completion.add_done_callback(finished)
+
+
+async def _stay(image: Image, completion: Completion[Any], inside: Pass) -> None:
+    """A coroutine is resumed even if who was to tell it is interrupted; a callback would be lost."""
+    with inside:
+        try:
+            await completion
+        except Exception:
+            pass  # who began it was told that he does not know
+        finally:
+            image.leftovers.pop(id(completion), None)
 
 
 async def _after_leftovers(image: Image, offset: int, length: int) -> None:

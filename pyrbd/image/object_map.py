@@ -28,6 +28,7 @@ from . import bulk, features
 from .bit_vector import BitVector, PairTable
 from .errors import InvalidArgument
 from .io import OBJECT_EXISTS, OBJECT_EXISTS_CLEAN, OBJECT_NONEXISTENT, OBJECT_PENDING
+from .sync import Patience
 
 if TYPE_CHECKING:
     from ..rados.client import Client
@@ -260,6 +261,7 @@ class _Guard:
         cell = _Cell(self, first, last)
         with self._lock:
             self._cells.append(ref(cell))
+        patience = Patience(self.client)
         try:
             while True:
                 event: Event[None] = Event(self.client.driver)
@@ -269,7 +271,9 @@ class _Guard:
                         self._waiting.append((event, first, last))
                 if free:
                     return cell
-                await event
+                await patience.wait(event)
+                with self._lock:
+                    self._waiting = [w for w in self._waiting if w[0] is not event]
         except BaseException:
             cell.leave()  # the traceback keeps it
             raise

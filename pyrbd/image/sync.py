@@ -7,6 +7,7 @@ with it, and that gives it back.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
@@ -18,7 +19,40 @@ if TYPE_CHECKING:
     from ..rados.client import Client
 
 _RECHECK = 0.5
-"""Seconds after which who waits at a gate looks again by himself."""
+"""Seconds after which who waits looks again by himself: who was to tell him may have been interrupted."""
+
+
+class Patience:
+    """Waits for an event, but not for ever.
+
+    What a coroutine held that was interrupted may be kept by a cycle of its traceback, and in a process
+    where nothing else goes on, nothing would ever collect that: so who waits long does.
+    """
+
+    __slots__ = ("_client", "_looks")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._looks = 0
+
+    async def wait(self, event: Event[None]) -> None:
+        """Returns when the event is set, or after a while."""
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = not event.done
+            event.set_result(None)
+
+        timer = self._client.driver.call_later(_RECHECK, expire)
+        try:
+            await event
+        finally:
+            timer.cancel()
+        if expired:
+            self._looks += 1
+            if self._looks in (4, 16, 64) or self._looks % 256 == 0:
+                gc.collect()
 
 
 class Hold:
@@ -63,7 +97,7 @@ class Mutex:
         self._lock = threading.RLock()
         """Guards `_holder` and `_queue`."""
         self._holder: ref[Hold] | None = None
-        self._queue: deque[tuple[Event[None], ref[Hold]]] = deque()
+        self._queue: deque[tuple[list[Event[None]], ref[Hold]]] = deque()
 
     @property
     def locked(self) -> bool:
@@ -73,14 +107,27 @@ class Mutex:
     async def acquire(self) -> Hold:
         hold = Hold(self)
         event: Event[None] = Event(self._client.driver)
-        self._queue.append((event, ref(hold)))
+        events = [event]
+        self._queue.append((events, ref(hold)))
+        patience = None
         try:
             self._advance()
-            await event
+            while not self._held_by(hold):
+                if event.done:
+                    events[0] = event = Event(self._client.driver)
+                    self._advance()
+                if patience is None:
+                    patience = Patience(self._client)
+                if not event.done and not self._held_by(hold):
+                    await patience.wait(event)
         except BaseException:
             hold.release()  # the traceback keeps it, and it may be ours already
             raise
         return hold
+
+    def _held_by(self, hold: Hold) -> bool:
+        holder = self._holder
+        return holder is not None and holder() is hold
 
     def _released(self, hold: Hold) -> None:
         with self._lock:
@@ -91,18 +138,18 @@ class Mutex:
 
     def _advance(self) -> None:
         """Gives the mutex to the next, if nobody has it."""
-        chosen: Event[None] | None = None
+        chosen: list[Event[None]] | None = None
         with self._lock:
             holder = None if self._holder is None else self._holder()
             if holder is None or not holder.alive:
                 self._holder = None
                 while self._queue and chosen is None:
-                    event, waiting = self._queue.popleft()
+                    events, waiting = self._queue.popleft()
                     hold = waiting()
                     if hold is not None and hold.alive:
-                        self._holder, chosen = waiting, event
+                        self._holder, chosen = waiting, events
         if chosen is not None:
-            chosen.set_result(None)
+            chosen[0].set_result(None)
 
 
 class Pass:
@@ -114,9 +161,10 @@ class Pass:
         self._gate: Gate | None = gate
 
     def leave(self) -> None:
-        gate, self._gate = self._gate, None
+        gate = self._gate
         if gate is not None:
             gate._inside.pop(id(self), None)
+            self._gate = None
             if gate._draining:
                 gate._tell(gate._draining)
 
@@ -187,12 +235,15 @@ class Gate:
 
     async def enter(self) -> Pass:
         """Waits while the gate is blocked: ``with await gate.enter():``."""
+        patience = None
         while (p := self.try_enter()) is None:
+            if patience is None:
+                patience = Patience(self._client)
             event: Event[None] = Event(self._client.driver)
             self._entering.append(event)
             if not self._blocks:
                 event.set_result(None)
-            await event
+            await patience.wait(event)
         return p
 
     async def block(self) -> Block:
@@ -211,6 +262,7 @@ class Gate:
     async def drain(self) -> None:
         """Returns when those who are inside now have left."""
         present = list(self._inside.items())
+        patience = Patience(self._client)
         while True:
             event: Event[None] = Event(self._client.driver)
             self._draining.append(event)
@@ -218,11 +270,7 @@ class Gate:
             if not present:
                 event.set_result(None)
                 break
-            timer = self._client.driver.call_later(_RECHECK, lambda e=event: e.set_result(None))  # type: ignore[misc]
-            try:
-                await event
-            finally:
-                timer.cancel()
+            await patience.wait(event)
 
     @staticmethod
     def _tell(waiting: deque[Event[None]]) -> None:

@@ -60,12 +60,20 @@ def _nothing() -> None:
 class _Task:
     """A coroutine that goes on by itself: in the background thread, when what it awaits is done."""
 
-    __slots__ = ("_coro", "_driver", "_event")
+    __slots__ = ("_coro", "_driver", "_event", "waiting")
 
     def __init__(self, driver: ThreadDriver, coro: Coroutine[Any, Any, Any], event: Event[Any]) -> None:
         self._driver = driver
         self._coro = coro
         self._event = event
+        self.waiting: Completion[Any] | None = None
+
+    def resume(self, waiting: Completion[Any]) -> None:
+        """What it waited for is done; it may be told so more than once."""
+        if self.waiting is waiting:
+            self.waiting = None
+            self._driver.suspended.pop(id(self), None)
+            self.step()
 
     def step(self) -> None:
         try:
@@ -85,8 +93,10 @@ class _Task:
             def finished(_c: Completion[Any]) -> None:
                 if timer is not None:
                     timer.cancel()
-                self._driver.defer(self.step)
+                self._driver.defer(self.resume, waiting)
 
+            self.waiting = waiting
+            self._driver.suspended[id(self)] = self
             waiting.attend()
             waiting.add_done_callback(finished)
 
@@ -99,6 +109,9 @@ class ThreadDriver:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self._sessions: dict[int, Session] = {}
+        self.suspended: dict[int, _Task] = {}
+        """Coroutines that go on by themselves, while they wait. The background thread looks at them now and then: who
+        was to tell that they can go on may have been interrupted by KeyboardInterrupt."""
         self._deferred: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._timer_seq = count()
@@ -345,6 +358,10 @@ class ThreadDriver:
         if now - self._last_tick >= self._tick:
             self._last_tick = now
             refresh()
+            for task in list(self.suspended.values()):
+                waiting = task.waiting
+                if waiting is not None and waiting.done:
+                    self._deferred.append((task.resume, (waiting,)))
             for s in sessions:
                 s.unattended = s.seen_count == s.lead_count
                 s.seen_count = s.lead_count

@@ -120,7 +120,7 @@ def test_threads_and_asynchronous_writes_while_snapshots_are_made(
     remove_with_snapshots(ioctx, wide)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(180, method="thread")  # the alarm is the test's own
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_random_moments(conf: str, ioctx: rados.Ioctx, wide: str, rbd_cli: Run) -> None:
