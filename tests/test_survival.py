@@ -3,7 +3,6 @@ maps far behind, cache tiers, redirects, backoffs, lost watches."""
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
 import threading
@@ -430,10 +429,8 @@ def test_a_pool_that_fails_all_requests(pool: rados.Ioctx) -> None:
     there = pool.rados.client.objecter
     real = there.osdmap
     assert real is not None
-    changed = copy.copy(real)
     info = real.pools[pool.get_pool_id()]
-    changed.pools = {**real.pools, pool.get_pool_id(): info.replace(flags=info.flags | FLAG_EIO)}
-    changed._finish()
+    changed = real.replace(pools={**real.pools, pool.get_pool_id(): info.replace(flags=info.flags | FLAG_EIO)})
     there.osdmap = changed
     with pytest.raises(rados.IOError):
         pool.read("a")
@@ -457,9 +454,7 @@ def test_reads_and_writes_are_paused_each_alone(pool: rados.Ioctx, ceph: Ceph, f
     held, passing = (read, write) if flag == "PAUSERD" else (write, read)
     real = there.osdmap
     assert real is not None
-    changed = copy.copy(real)
-    changed.flags = real.flags | getattr(real, flag)
-    changed._finish()
+    changed = real.replace(flags=real.flags | getattr(real, flag))
     with there.lock:
         there.osdmap = changed
     waiting = Background(held)

@@ -10,33 +10,23 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from ..osdmap.draws import item_weight
+from ..osdmap.placement import pick_primary
 
 if TYPE_CHECKING:
     from ..osdmap import OSDMap
     from ..osdmap.crush import Bucket
 
 Osds = tuple[int, ...]
-Row = tuple[int, Osds, int, Osds, int]
-"""seed, up, up primary, acting, acting primary"""
+Row = tuple[int, Osds, Osds, int, Osds, int]
+"""seed, raw, up, up primary, acting, acting primary"""
 
 _AT_ONCE = 4096
 """Groups that are printed together."""
-
-
-def _mappings(osdmap: OSDMap, pool: int) -> Iterator[Row]:
-    """Where each group of a pool is."""
-    for seed in range(osdmap.pools[pool].pg_num):
-        yield (seed, *osdmap.pg_to_up_acting(pool, seed))
-
-
-def _raw_sets(osdmap: OSDMap, pool: int, seeds: Iterable[int]) -> Iterator[tuple[Osds, int]]:
-    """What CRUSH finds for each of these groups."""
-    return (osdmap.pg_to_raw_osds(pool, seed) for seed in seeds)
 
 
 def print_pgs(osdmap: OSDMap, pools: Iterable[int], all_sets: bool, write: Callable[[str], object]) -> None:
@@ -49,30 +39,29 @@ def print_pgs(osdmap: OSDMap, pools: Iterable[int], all_sets: bool, write: Calla
     line = _full_lines if all_sets else _short_lines
     for pool in pools:
         write(f"pool {pool} pg_num {osdmap.pools[pool].pg_num}\n")
-        rows = _mappings(osdmap, pool)
+        rows = osdmap.map_pgs(pool)
         while part := list(islice(rows, _AT_ONCE)):
-            write(line(osdmap, pool, part))
+            write(line(pool, part))
             total.add(part)
     total.print(osdmap, write)
 
 
-def _short_lines(osdmap: OSDMap, pool: int, rows: list[Row]) -> str:
-    forms = {n: f"{pool}.%x\t[{_fields(n)}]\t%d\n" for n in {len(row[3]) for row in rows}}
-    return "".join([forms[len(acting)] % (seed, *acting, primary) for seed, _, _, acting, primary in rows])
+def _short_lines(pool: int, rows: list[Row]) -> str:
+    forms = {n: f"{pool}.%x\t[{_fields(n)}]\t%d\n" for n in {len(row[4]) for row in rows}}
+    return "".join([forms[len(acting)] % (seed, *acting, primary) for seed, _, _, _, acting, primary in rows])
 
 
-def _full_lines(osdmap: OSDMap, pool: int, rows: list[Row]) -> str:
+def _full_lines(pool: int, rows: list[Row]) -> str:
     lines = []
     forms: dict[tuple[int, int, int], str] = {}
-    found = _raw_sets(osdmap, pool, [row[0] for row in rows])
-    for (seed, up, up_primary, acting, primary), (raw, raw_primary) in zip(rows, found):
+    for seed, raw, up, up_primary, acting, primary in rows:
         shape = (len(raw), len(up), len(acting))
         form = forms.get(shape)
         if form is None:
             one, two, three = map(_fields, shape)
             form = f"{pool}.%x raw ([{one}], p%d) up ([{two}], p%d) acting ([{three}], p%d)\n"
             forms[shape] = form
-        lines.append(form % (seed, *raw, raw_primary, *up, up_primary, *acting, primary))
+        lines.append(form % (seed, *raw, pick_primary(raw), *up, up_primary, *acting, primary))
     return "".join(lines)
 
 
@@ -90,10 +79,10 @@ class _Counts:
         self.sizes: Counter[int] = Counter()
 
     def add(self, rows: list[Row]) -> None:
-        sets = [row[3] for row in rows]
+        sets = [row[4] for row in rows]
         self.count.update(chain.from_iterable(sets))
         self.first.update([osds[0] for osds in sets if osds])
-        self.primary.update([row[4] for row in rows])
+        self.primary.update([row[5] for row in rows])
         self.sizes.update(map(len, sets))
 
     def print(self, osdmap: OSDMap, write: Callable[[str], object]) -> None:

@@ -65,7 +65,7 @@ FEATURE_NAMES: dict[str, int] = {
     "RANGE_BLOCKLIST": 1 << 34 | _INCARNATION_3,
 }
 
-_NOT_SPOKEN = ("SERVER_SQUID", "SERVER_TENTACLE", "CRUSH_MSR", "NVMEOFHA", "NVMEOFHAMAP")
+_NOT_SPOKEN = ("SERVER_SQUID", "SERVER_TENTACLE", "NVMEOFHA", "NVMEOFHAMAP")
 """Peers choose encodings by our bits. Without SERVER_SQUID, MOSDOp stays at version 8."""
 
 

@@ -7,7 +7,7 @@ Function names are those of `mapper.c`, so that both can be read side by side. W
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ..denc import Decoder
@@ -38,6 +38,16 @@ RULE_CHOOSE_MSR = 16
 
 RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP = 4, 5
 MSR_RULE_TYPES = (RULE_TYPE_MSR_FIRSTN, RULE_TYPE_MSR_INDEP)
+
+CHOOSE_STEPS = (RULE_CHOOSE_FIRSTN, RULE_CHOOSE_INDEP, RULE_CHOOSELEAF_FIRSTN, RULE_CHOOSELEAF_INDEP)
+_SET_STEPS = (
+    RULE_SET_CHOOSE_TRIES,
+    RULE_SET_CHOOSELEAF_TRIES,
+    RULE_SET_CHOOSE_LOCAL_TRIES,
+    RULE_SET_CHOOSE_LOCAL_FALLBACK_TRIES,
+    RULE_SET_CHOOSELEAF_VARY_R,
+    RULE_SET_CHOOSELEAF_STABLE,
+)
 
 MAX_BUCKETS = 1 << 22
 MAX_DEPTH = 64
@@ -142,6 +152,39 @@ class Rule(NamedTuple):
     max_size: int = 0
     ruleset: int | None = None
     """The mask's first byte; None: the rule's number."""
+
+
+class OneChoice(NamedTuple):
+    """A rule that takes a bucket, chooses once and emits."""
+
+    root: int
+    kind: int
+    numrep: int
+    """As the step has it: 0 or less means so many less than are wanted."""
+    firstn: bool
+    to_leaf: bool
+    vary_r: int | None
+    stable: int | None
+
+    @classmethod
+    def of(cls, rule: Rule) -> OneChoice | None:
+        """None if the rule is another one."""
+        vary_r = stable = root = None
+        steps = list(rule.steps)
+        while steps and steps[0].op in (*_SET_STEPS, RULE_TAKE):
+            op, arg, _ = steps.pop(0)
+            if op == RULE_TAKE:
+                root = arg
+            elif op == RULE_SET_CHOOSELEAF_VARY_R and arg >= 0:
+                vary_r = arg
+            elif op == RULE_SET_CHOOSELEAF_STABLE and arg >= 0:
+                stable = arg
+        if root is None or len(steps) != 2 or steps[0].op not in CHOOSE_STEPS or steps[1].op != RULE_EMIT:
+            return None
+        op, numrep, kind = steps[0]
+        firstn = op in (RULE_CHOOSE_FIRSTN, RULE_CHOOSELEAF_FIRSTN)
+        to_leaf = op in (RULE_CHOOSELEAF_FIRSTN, RULE_CHOOSELEAF_INDEP)
+        return cls(root, kind, numrep, firstn, to_leaf, vary_r, stable)
 
 
 class ChooseArg(NamedTuple):
@@ -360,12 +403,14 @@ class CrushMap:
         weights: Sequence[int],
         choose_args: Mapping[int, ChooseArg] | None = None,
         trace: Trace | None = None,
+        choose: Choose | None = None,
     ) -> list[int]:
         """crush_do_rule: up to `result_max` devices for input `x`.
 
         Args:
             weights: of the devices, 0x10000 = in; those beyond its end are out.
             trace: is told of each step, draw and rejection.
+            choose: makes the draws, (bucket, x, r, position), in place of :func:`crush_bucket_choose`.
         Raises:
             DecodeError: the rule does not come to an end.
         """
@@ -405,7 +450,7 @@ class CrushMap:
                 vary_r = arg1 if arg1 >= 0 else vary_r
             elif op == RULE_SET_CHOOSELEAF_STABLE:
                 stable = arg1 if arg1 >= 0 else stable
-            elif op in (RULE_CHOOSE_FIRSTN, RULE_CHOOSELEAF_FIRSTN, RULE_CHOOSE_INDEP, RULE_CHOOSELEAF_INDEP):
+            elif op in CHOOSE_STEPS:
                 if not w:
                     continue
                 to_leaf = op in (RULE_CHOOSELEAF_FIRSTN, RULE_CHOOSELEAF_INDEP)
@@ -419,6 +464,7 @@ class CrushMap:
                         continue
                     run = _Run(self, weights, x, args, draws, local_retries, fallback_retries, vary_r, stable)
                     run.trace = trace
+                    run.choose = choose
                     out, out2 = [0] * room, [0] * room
                     if firstn:
                         recurse = leaf_tries or (1 if t.chooseleaf_descend_once else choose_tries)
@@ -454,11 +500,15 @@ class Trace(Protocol):
         (the bucket has no items), ``exhausted``; `depth` is 1 below a bucket that chooseleaf has chosen."""
 
 
+Choose = Callable[[Bucket, int, int, int], int]
+
+
 class _Run:
     """One evaluation: what stays the same through the recursion."""
 
     __slots__ = (
         "args",
+        "choose",
         "depth",
         "draws",
         "fallback_retries",
@@ -493,6 +543,7 @@ class _Run:
         self.vary_r = vary_r
         self.stable = stable
         self.trace: Trace | None = None
+        self.choose: Choose | None = None
         self.depth = 0
 
     def tell(self, kind: str, rep: int, tries: int, bucket: Bucket, r: int, position: int, item: int) -> None:
@@ -733,26 +784,35 @@ class _Run:
                 out2[rep] = CRUSH_ITEM_NONE
 
     def bucket_choose(self, bucket: Bucket, r: int, position: int) -> int:
-        """crush_bucket_choose."""
-        alg = bucket.alg
-        x = self.x
-        if alg == BUCKET_STRAW2:
-            arg = self.args.get(bucket.id)
-            weights = bucket.weights
-            ids = bucket.items
-            if arg is not None:
-                if arg.weight_sets:
-                    weights = arg.weight_sets[min(position, len(arg.weight_sets) - 1)]
-                if arg.ids:
-                    ids = arg.ids
-            return bucket.items[_straw2_choose(ids, weights, x, r)]
-        if alg == BUCKET_UNIFORM:
-            return _perm_choose(bucket, x, r)
-        if alg == BUCKET_LIST:
-            return _list_choose(bucket, x, r)
-        if alg == BUCKET_TREE:
-            return _tree_choose(bucket, x, r)
-        return _straw_choose(bucket, x, r)
+        if self.choose is not None:
+            return self.choose(bucket, self.x, r, position)
+        return crush_bucket_choose(self.args, bucket, self.x, r, position)
+
+
+def crush_bucket_choose(args: Mapping[int, ChooseArg], bucket: Bucket, x: int, r: int, position: int) -> int:
+    """The item that a bucket, which is not empty, gives."""
+    alg = bucket.alg
+    if alg == BUCKET_STRAW2:
+        ids, weights = straw2_arguments(args, bucket, position)
+        return bucket.items[_straw2_choose(ids, weights, x, r)]
+    if alg == BUCKET_UNIFORM:
+        return _perm_choose(bucket, x, r)
+    if alg == BUCKET_LIST:
+        return _list_choose(bucket, x, r)
+    if alg == BUCKET_TREE:
+        return _tree_choose(bucket, x, r)
+    return _straw_choose(bucket, x, r)
+
+
+def straw2_arguments(
+    args: Mapping[int, ChooseArg], bucket: Bucket, position: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """get_choose_arg_ids, get_choose_arg_weights: what is hashed for each item, and what the items weigh."""
+    arg = args.get(bucket.id)
+    if arg is None:
+        return bucket.items, bucket.weights
+    weights = arg.weight_sets[min(position, len(arg.weight_sets) - 1)] if arg.weight_sets else bucket.weights
+    return arg.ids or bucket.items, weights
 
 
 def _straw2_choose(ids: Sequence[int], weights: Sequence[int], x: int, r: int) -> int:

@@ -19,6 +19,7 @@ from .crush import (
     CRUSH_ITEM_NONE,
     RULE_CHOOSE_FIRSTN,
     RULE_CHOOSE_INDEP,
+    RULE_CHOOSE_MSR,
     RULE_CHOOSELEAF_FIRSTN,
     RULE_CHOOSELEAF_INDEP,
     RULE_EMIT,
@@ -28,6 +29,8 @@ from .crush import (
     RULE_SET_CHOOSELEAF_STABLE,
     RULE_SET_CHOOSELEAF_TRIES,
     RULE_SET_CHOOSELEAF_VARY_R,
+    RULE_SET_MSR_COLLISION_TRIES,
+    RULE_SET_MSR_DESCENTS,
     RULE_TAKE,
     Bucket,
     ChooseArg,
@@ -247,6 +250,9 @@ def step_text(crush: CrushMap, step: Step, size: int) -> tuple[str, str]:
         leaf = ", and an OSD below each" if what == "chooseleaf" and arg2 else ""
         text = f"{what} {how} {arg1} type {kind}: {max(count, 0)} different of type {kind}{leaf}"
         return f"{what}_{how}", text
+    if op == RULE_CHOOSE_MSR:
+        kind = crush.type_names.get(arg2, f"type {arg2}" if arg2 else "osd")
+        return "choosemsr", f"choosemsr {arg1} type {kind}: {arg1 or size} different of type {kind}"
     name = _SETTERS.get(op)
     return (name, f"{name} {arg1}") if name else (f"op{op}", f"step {op} {arg1} {arg2}: not known, it does nothing")
 
@@ -264,6 +270,8 @@ _SETTERS = {
     RULE_SET_CHOOSE_LOCAL_FALLBACK_TRIES: "set_choose_local_fallback_tries",
     RULE_SET_CHOOSELEAF_VARY_R: "set_chooseleaf_vary_r",
     RULE_SET_CHOOSELEAF_STABLE: "set_chooseleaf_stable",
+    RULE_SET_MSR_DESCENTS: "set_msr_descents",
+    RULE_SET_MSR_COLLISION_TRIES: "set_msr_collision_tries",
 }
 
 

@@ -3,6 +3,8 @@ names (`src/common/ceph_hash.cc`), and the modulo that keeps most of it when a p
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 _M = 0xFFFFFFFF
 _SEED = 1315423911
 _X = 231232
@@ -98,7 +100,9 @@ STR_HASH_LINUX = 1
 STR_HASH_RJENKINS = 2
 
 
+@lru_cache(1 << 14)
 def ceph_str_hash(kind: int, name: bytes) -> int:
+    """The hash of a name by the function that a pool has; those of the last names are kept."""
     return ceph_str_hash_linux(name) if kind == STR_HASH_LINUX else ceph_str_hash_rjenkins(name)
 
 

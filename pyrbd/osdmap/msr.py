@@ -12,7 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DecodeError
+from . import crush as _crush
 from .crush import (
+    BUCKET_LIST,
+    BUCKET_STRAW,
+    BUCKET_STRAW2,
     CRUSH_ITEM_NONE,
     CRUSH_ITEM_UNDEF,
     RULE_CHOOSE_MSR,
@@ -31,10 +35,7 @@ from .crush import (
 if TYPE_CHECKING:
     from .crush import CrushMap
 
-MSR_MAX_DRAWS = 1 << 23
-"""As MAX_DRAWS of the other rules, but more: where there are fewer failure domains than a rule asks for, each that is
-missing is looked for 100 * 100 times, and a cluster may be in that state for a while."""
-
+_TRIES_BEFORE_LOOKING = 8
 _U32 = 0xFFFFFFFF
 
 
@@ -55,7 +56,7 @@ def crush_msr_do_rule(
             an end.
     """
     descents, collision_tries, start_stepno = crush_msr_scan_config_steps(crush, rule)
-    run = _Run(crush, weights, x, choose_args, [MSR_MAX_DRAWS - result_max * len(rule.steps)], 0, 0, 0, 0)
+    run = _Run(crush, weights, x, choose_args, [_crush.MAX_DRAWS - result_max * len(rule.steps)], 0, 0, 0, 0)
     run.trace = trace
     if run.draws[0] < 0:
         raise DecodeError(f"crush map: {result_max} devices are asked for")
@@ -86,8 +87,11 @@ def crush_msr_do_rule(
         before = len(output.devices()) if rule.type == RULE_TYPE_MSR_FIRSTN else start_index
         tryno = 0
         while tryno < descents and output.returned_so_far < limit:
+            drawn = block.drawn
             block.choose(bucket, total_children, start_index, end_index, start_stepno, tryno)
             tryno += 1
+            if block.drawn == drawn:
+                break  # nor will the next tries find anything
         if trace is not None:
             for number in range(start_stepno + 1, emit_stepno + 1):
                 trace.step(number, output.devices()[before:], ())
@@ -164,7 +168,18 @@ class _Block:
     one choice, hold what was chosen there so far.
     """
 
-    __slots__ = ("collision_tries", "end_stepno", "output", "result_max", "rule", "run", "start_stepno", "step_vecs")
+    __slots__ = (
+        "collision_tries",
+        "drawn",
+        "end_stepno",
+        "output",
+        "possible",
+        "result_max",
+        "rule",
+        "run",
+        "start_stepno",
+        "step_vecs",
+    )
 
     def __init__(
         self,
@@ -183,11 +198,14 @@ class _Block:
         self.start_stepno = start_stepno
         self.end_stepno = end_stepno
         self.output = output
+        self.drawn = 0
+        self.possible: dict[tuple[int, int], frozenset[int]] = {}
         self.step_vecs = [[CRUSH_ITEM_UNDEF] * result_max for _ in range(start_stepno, end_stepno)]
 
     def descend(self, bucket: Bucket, kind: int, tryno: int, local_tryno: int, index: int) -> tuple[int, Bucket, int]:
         """crush_msr_descend: (the device, or the bucket of the type `kind`, below `bucket`; where it was drawn, r)."""
         run = self.run
+        self.drawn += 1
         r = crush_msr_get_retry_value(self.result_max, index, tryno, local_tryno)
         while True:
             run.spend(bucket)
@@ -201,6 +219,48 @@ class _Block:
             if below.type == kind:
                 return candidate, bucket, r
             bucket = below
+
+    def charge(self, places: int) -> None:
+        """Counts what it costs to look for collisions."""
+        self.run.draws[0] -= places + 1
+        if self.run.draws[0] < 0:
+            raise DecodeError("crush map: a rule does not come to an end")
+
+    def below(self, bucket: Bucket, kind: int) -> frozenset[int]:
+        """All that descend() may give; where each of it is a collision, none of the tries has to be made.
+
+        Where fewer failure domains are left than a rule asks for, Ceph looks for each that is missing 100 * 100 times.
+        """
+        found = self.possible.get((bucket.id, kind))
+        if found is None:
+            run = self.run
+            reached: set[int] = set()
+            seen = {bucket.id}
+            todo = [bucket]
+            while todo:
+                inside = todo.pop()
+                run.spend(inside)
+                for item in self.with_weight(inside):
+                    below = _bucket(run.map, item) if item < 0 else None
+                    if below is None or below.type == kind:
+                        reached.add(item)
+                    elif item not in seen:
+                        seen.add(item)
+                        todo.append(below)
+            found = self.possible[bucket.id, kind] = frozenset(reached)
+        return found
+
+    def with_weight(self, bucket: Bucket) -> Sequence[int]:
+        """The items of a bucket without those that its algorithm never takes."""
+        if bucket.alg in (BUCKET_LIST, BUCKET_STRAW):
+            lengths = bucket.weights if bucket.alg == BUCKET_LIST else bucket.extra
+            return [item for i, item in enumerate(bucket.items) if lengths[i] or not i]
+        if bucket.alg != BUCKET_STRAW2:
+            return bucket.items
+        arg = self.run.args.get(bucket.id)
+        sets = arg.weight_sets if arg is not None and arg.weight_sets else (bucket.weights,)
+        items = [item for item, *weights in zip(bucket.items, *sets) if any(weights)]
+        return items if all(map(any, sets)) else bucket.items
 
     def choose(
         self, bucket: Bucket, total_descendants: int, start_index: int, end_index: int, stepno: int, tryno: int
@@ -225,13 +285,21 @@ class _Block:
             # crush_msr_valid_candidate: chosen already for this stride, or for no other
             here = set(vec[stride_start:stride_end])
             elsewhere = set(vec[start_index:stride_start] + vec[stride_end:end_index]) - {CRUSH_ITEM_UNDEF}
-            run.draws[0] -= end_index - start_index
+            self.charge(end_index - start_index)
+            known = (bucket.id, kind) in self.possible
+            vain = True
             for local_tryno in range(self.collision_tries):
+                if (known or local_tryno == _TRIES_BEFORE_LOOKING) and self.below(bucket, kind) <= elsewhere:
+                    run.tell("exhausted", index, tryno, bucket, 0, index, CRUSH_ITEM_NONE)
+                    vain = True
+                    break
+                known = False
                 candidate, drawn, r = self.descend(bucket, kind, tryno, local_tryno, index)
-                if candidate not in elsewhere:
+                vain = candidate in elsewhere
+                if not vain:
                     break
                 run.tell("collision", index, tryno, drawn, r, index, candidate)
-            else:
+            if vain:
                 continue
             if kind == 0:
                 if stride_length != 1 or not is_last:

@@ -5,7 +5,7 @@ Each step is Ceph's function of the same name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DecodeError
@@ -20,6 +20,9 @@ DEFAULT_PRIMARY_AFFINITY = 0x10000
 
 OSD_EXISTS = 1
 OSD_UP = 2
+
+
+Osds = tuple[int, ...]
 
 
 class Placement:
@@ -67,22 +70,37 @@ class Placement:
         listings."""
         pi = self.pools[pool]
         raw = self._pg_to_raw_osds(pi, pool, pi.raw_pg_to_pps(pool, seed))
-        return tuple(raw), _pick_primary(raw)
+        return tuple(raw), pick_primary(raw)
 
     def pg_to_up_acting(self, pool: int, seed: int) -> tuple[tuple[int, ...], int, tuple[int, ...], int]:
         """(up, up primary, acting, acting primary), as `ceph pg map` has them."""
         pi = self.pools[pool]
         pps = pi.raw_pg_to_pps(pool, seed)
-        return self._raw_to_up_acting(pool, seed, pps, self._pg_to_raw_osds(pi, pool, pps))
+        return self.raw_to_up_acting(pool, seed, pps, self._pg_to_raw_osds(pi, pool, pps))
 
-    def _raw_to_up_acting(
+    def map_pgs(self, pool: int) -> Iterator[tuple[int, Osds, Osds, int, Osds, int]]:
+        """(seed, raw, up, up primary, acting, acting primary) of all placement groups of a pool, in the order of their
+        seeds; raw as :meth:`pg_to_raw_osds` gives it.
+
+        All groups are run through CRUSH at once, many times faster than one by one; with numpy (the extra ``bulk``)
+        faster still.
+
+        Raises:
+            KeyError: no such pool.
+            DecodeError: the CRUSH map is damaged.
+        """
+        from .bulk import map_pgs
+
+        return map_pgs(self, pool)
+
+    def raw_to_up_acting(
         self, pool: int, seed: int, pps: int, raw: list[int]
     ) -> tuple[tuple[int, ...], int, tuple[int, ...], int]:
         """OSDMap::_pg_to_up_acting_osds for a set that CRUSH found, without OSDs that do not exist."""
         pi = self.pools[pool]
         pg = PgId(pool, seed)
         up = self._raw_to_up_osds(pi, self._apply_upmap(pg, raw))
-        up, up_primary = self._apply_primary_affinity(pps, pi, up, _pick_primary(up))
+        up, up_primary = self._apply_primary_affinity(pps, pi, up, pick_primary(up))
         acting, primary = self._get_temp_osds(pi, pg)
         if not acting:
             acting = up
@@ -95,9 +113,9 @@ class Placement:
             raw = self.crush.do_rule(pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool))
         except DecodeError:
             raw = []  # a rule without an end finds no OSD
-        return self._remove_nonexistent_osds(pi, raw)
+        return self.remove_nonexistent_osds(pi, raw)
 
-    def _remove_nonexistent_osds(self, pi: PgPool, osds: list[int]) -> list[int]:
+    def remove_nonexistent_osds(self, pi: PgPool, osds: list[int]) -> list[int]:
         if pi.can_shift_osds:
             return [o for o in osds if self.exists(o)]
         return [o if self.exists(o) else CRUSH_ITEM_NONE for o in osds]
@@ -162,7 +180,7 @@ class Placement:
             temp = self._raw_to_up_osds(pi, found)
             acting = self._pgtemp_undo_primaryfirst(pi, temp)
         primary = self.primary_temp.get(pg) if self.primary_temp else None
-        return acting, _pick_primary(temp) if primary is None else primary
+        return acting, pick_primary(temp) if primary is None else primary
 
     def _pgtemp_undo_primaryfirst(self, pi: PgPool, temp: list[int]) -> list[int]:
         """Pools with `allow_ec_optimizations` list the shards that may be primary first; in their own order they are
@@ -177,5 +195,5 @@ class Placement:
         return acting
 
 
-def _pick_primary(osds: Sequence[int]) -> int:
+def pick_primary(osds: Sequence[int]) -> int:
     return next((o for o in osds if o != CRUSH_ITEM_NONE), -1)

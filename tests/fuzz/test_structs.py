@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyrbd.denc import Decoder, Struct
 from pyrbd.errors import DecodeError
 from pyrbd.msgr.messages import Message
+from pyrbd.osdmap import PgPool
 from tests.fuzz.structs import again, all_structs, encodes
 from tests.fuzz.values import known, of
 
@@ -87,8 +88,9 @@ def test_damaged_bytes_are_a_value_or_a_decode_error(cls: type[Struct]) -> None:
 
 
 def test_what_is_not_tried_is_not_encoded() -> None:
-    """What a client only reads has no encoder; who writes one has to add values for it."""
-    for cls in set(all_structs()) - set(SENT):
+    """What a client only reads has no encoder; who writes one has to add values for it. The fields of a pool depend
+    on the release: tests/osdmap/test_codec.py writes them."""
+    for cls in set(all_structs()) - {*SENT, PgPool}:
         with pytest.raises(NotImplementedError):
             object.__new__(cls).to_bytes()
 

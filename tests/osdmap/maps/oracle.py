@@ -156,6 +156,11 @@ def differences(answer: Answer) -> list[str]:
             got = (*each.pg_to_raw_osds(pool, seed), *each.pg_to_up_acting(pool, seed))
             if got != want:
                 out.append(f"{pool}.{seed:x}: Ceph {want}, pyrbd {got}")
+        for pool in each.pools:
+            for seed, raw, *mapped in each.map_pgs(pool):
+                want = answer.groups[pool, seed]
+                if (raw, *mapped) != (want[0], *want[2:]):
+                    out.append(f"{pool}.{seed:x}: Ceph {want}, all at once {raw} {mapped}")
     if m.encode() != answer.map or m.replace().encode() != answer.map:
         out.append("pyrbd encodes the map differently")
     return out
