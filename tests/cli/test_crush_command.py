@@ -17,6 +17,7 @@ from pyrbd.cli import main
 from pyrbd.cli.crush import MAX_LINES
 from pyrbd.osdmap import OSDMap
 from pyrbd.osdmap.crush import BUCKET_STRAW2, Bucket, CrushMap
+from tests import oracle
 from tests.osdmap.test_crush_codec import TEXT
 
 Run = Callable[..., tuple[int, str, str]]
@@ -93,6 +94,21 @@ def test_numbers_of_replicas(command: Run, everything: Path) -> None:
 
 def test_the_tree(command: Run, everything: Path) -> None:
     assert command("tree", everything) == (0, crushtool("-i", everything, "--tree"), "")
+
+
+def test_weight_sets_of_buckets_that_have_none(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text(TEXT + "choose_args 7 { { bucket_id -7 weight_set [ [ 1 2 ] ] } }\n")
+    crushtool("-c", tmp_path / "text", "-o", tmp_path / "crush")
+    assert command("tree", tmp_path / "crush")[1] == crushtool("-i", tmp_path / "crush", "--tree")
+
+
+def test_the_map_of_a_cluster(command: Run, conf: str, tmp_path: Path) -> None:
+    argv = oracle.argv(conf, "ceph", "osd", "getcrushmap")
+    (tmp_path / "crush").write_bytes(subprocess.run(argv, capture_output=True, check=True).stdout)
+    want = crushtool("-i", tmp_path / "crush", "--tree")
+    assert command("tree", "--live", "--conf", conf) == (0, want, "")
+    options = ["--num-rep", 3, *SHOW]
+    assert command("test", "--live", "--conf", conf, *options) == command("test", tmp_path / "crush", *options)
 
 
 def test_the_map_within_an_osdmap(

@@ -143,6 +143,15 @@ def test_a_map_with_everything(tmp_path: Path) -> None:
         assert line in text
 
 
+def test_weight_sets_of_buckets_that_have_none_are_dropped(tmp_path: Path) -> None:
+    """crushtool compiles them, and drops them when it reads what it wrote."""
+    extra = "choose_args 7 { { bucket_id -7 weight_set [ [ 1 2 ] ] } }\n"
+    m = CrushMap.decode(compiled(tmp_path, TEXT + extra))
+    assert m.choose_args[7] == {}
+    tool("-i", tmp_path / "crush", "-o", tmp_path / "theirs", "--set-straw-calc-version", 1)
+    assert (tmp_path / "theirs").read_bytes() == m.encode()
+
+
 def test_what_features_change(tmp_path: Path) -> None:
     m = CrushMap.decode(recorded("tentacle")[0][1])
     base = m.encode(TENTACLE)
