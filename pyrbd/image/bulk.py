@@ -75,6 +75,11 @@ async def each(
     except Exception:
         await settle(pending)
         raise
+    except BaseException:
+        from .io import keep
+
+        keep(image, numbers, pending)
+        raise
 
 
 async def settle(pending: Collection[Completion[Any]]) -> None:

@@ -31,6 +31,8 @@ from .sync import Block, Gate, Hold, Mutex, Pass
 from .watcher import Watcher
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from ..rados.client import Client
     from ..rados.completion import Completion
     from ..rados.io import IoContext
@@ -58,7 +60,7 @@ class Image:
         watcher: the watch of the header; it stands while the image is open for writing.
         config: the options in effect for it, with what its metadata and its pool override.
         writes: whoever changes data is inside.
-        leftovers: changes of objects, with their numbers, that go on though who began them was interrupted.
+        leftovers: changes of objects, with the numbers of these, that go on though who began them was interrupted.
         operations: held by a maintenance operation (a snapshot, a change of the size, ...).
         lock: the exclusive lock; None where the image has none, or is not open for writing.
         object_map: the head's, while we hold the exclusive lock; None otherwise.
@@ -84,7 +86,7 @@ class Image:
         self.shrinks_to: int | None = None
         self.ancestry: tuple[Image | None, int] = (None, 0)
         self.writes = Gate(self.client)
-        self.leftovers: dict[int, tuple[int, Completion[Any]]] = {}
+        self.leftovers: dict[int, tuple[Collection[int], Completion[Any]]] = {}
         self.operations = Mutex(self.client)
         self.watcher = Watcher(self)
         self.lock: ExclusiveLock | None = None

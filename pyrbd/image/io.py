@@ -23,6 +23,8 @@ from .errors import InvalidArgument, OSError
 from .layout import Layout, ObjectExtent
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from ..denc import Buffer
     from ..rados.completion import Completion
     from ..rados.op import Op
@@ -254,22 +256,18 @@ async def perform(image: Image, request: ObjectWrite) -> None:
     await _afterwards(image, request)
 
 
-async def settled(image: Image, object_no: int, op: Op) -> None:
-    """Waits for a request that changes data. If the wait is interrupted the request goes on."""
-    try:
-        await op
-    except BaseException:
-        keep(image, object_no, op)
-        raise
-
-
-def keep(image: Image, object_no: int, completion: Completion[Any]) -> None:
+def keep(image: Image, objects: Collection[int], made: Iterable[Completion[Any]]) -> None:
     """What goes on after an interrupt stays inside the image's gate, so that nothing is on its way when the lock is
-    given up; and what changes the same object next waits for it, or it could be undone."""
-    if completion.done:
-        return
+    given up; and what changes the same objects next waits for it, or it could be undone."""
+    for completion in made:
+        completion.abandon()
+        if not completion.done:
+            _keep(image, objects, completion)
+
+
+def _keep(image: Image, objects: Collection[int], completion: Completion[Any]) -> None:
     inside = image.writes.join()
-    image.leftovers[id(completion)] = object_no, completion
+    image.leftovers[id(completion)] = objects, completion
     if image.client.driver.blocking:
         image.client.spawn(_stay(image, completion, inside))
         return
@@ -295,8 +293,8 @@ async def _stay(image: Image, completion: Completion[Any], inside: Pass) -> None
 async def _after_leftovers(image: Image, offset: int, length: int) -> None:
     """Waits for what an interrupt has left behind at the objects of an extent."""
     numbers = {e.object_no for e in image.layout.map(offset, length)}
-    for object_no, completion in list(image.leftovers.values()):
-        if object_no in numbers:
+    for objects, completion in list(image.leftovers.values()):
+        if not numbers.isdisjoint(objects):
             event: Event[None] = Event(image.client.driver)
             completion.add_done_callback(lambda _, event=event: event.set_result(None))  # type: ignore[misc]
             await event
@@ -304,7 +302,12 @@ async def _after_leftovers(image: Image, offset: int, length: int) -> None:
 
 async def _send(image: Image, object_no: int, op: ObjectOperation, snapc: SnapContext) -> None:
     name = image.object_name(object_no)
-    await settled(image, object_no, image.data_io.submit(name, op, snapc=snapc, lasting=True))
+    made: list[Op] = []
+    try:
+        await image.data_io.submit(name, op, snapc=snapc, made=made)
+    except BaseException:
+        keep(image, (object_no,), made)
+        raise
 
 
 async def _afterwards(image: Image, request: ObjectWrite) -> None:
@@ -453,10 +456,14 @@ async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> i
             if first == last:
                 at = offset & layout.object_size - 1
                 if image.parent is None and (object_map is None or object_map.state(first) == OBJECT_EXISTS):
-                    name = image.object_name(first)
-                    await settled(
-                        image, first, io.submit_write(name, at, data, snapc=snapc, op_flags=op_flags, lasting=True)
-                    )
+                    made: list[Op] = []
+                    try:
+                        await io.submit_write(
+                            image.object_name(first), at, data, snapc=snapc, op_flags=op_flags, made=made
+                        )
+                    except BaseException:
+                        keep(image, (first,), made)
+                        raise
                 else:
                     await perform(image, DataWrite(first, at, data, op_flags))
                 return length
@@ -464,17 +471,14 @@ async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> i
                 await object_map.update(first, last + 1, OBJECT_EXISTS)  # one for all
         async with Window(image) as window:
             for extent in layout.map(offset, length):
-                await window.room()
                 n = extent.object_no
+                await window.room(n)
                 piece = data[extent.buffer_offset : extent.buffer_offset + extent.length]
                 if image.parent is None and (object_map is None or object_map.state(n) == OBJECT_EXISTS):
                     name = image.object_name(n)
-                    window.add(
-                        n, io.submit_write(name, extent.offset, piece, snapc=snapc, op_flags=op_flags, lasting=True)
-                    )
+                    io.submit_write(name, extent.offset, piece, snapc=snapc, op_flags=op_flags, made=window.pending)
                 else:
-                    request = DataWrite(n, extent.offset, piece, op_flags)
-                    window.add(request.object_no, image.client.spawn(perform(image, request)))
+                    image.client.spawn(perform(image, DataWrite(n, extent.offset, piece, op_flags)), window.pending)
         return length
 
 
@@ -499,15 +503,14 @@ async def discard(image: Image, offset: int, length: int, granularity: int) -> i
                     end = end // granularity * granularity
                     if start >= end:
                         continue
-                await window.room()
+                await window.room(extent.object_no)
                 hides = object_overlap(image, extent.object_no)
                 request = Discard(extent.object_no, start, end - start, size, hides, bool(snapc.snaps))
                 if image.object_map is None and not hides:
                     name = image.object_name(extent.object_no)
-                    c = image.data_io.submit(name, request.add(ObjectOperation()), snapc=snapc, lasting=True)
-                    window.add(request.object_no, c)
+                    image.data_io.submit(name, request.add(ObjectOperation()), snapc=snapc, made=window.pending)
                 else:
-                    window.add(request.object_no, image.client.spawn(perform(image, request)))
+                    image.client.spawn(perform(image, request), window.pending)
         return length
 
 
@@ -542,39 +545,40 @@ async def compare_and_write(image: Image, offset: int, compare: memoryview, data
 
 class Window:
     """Requests of one call that change data, in flight: at the end none is left. After an error, or an interrupt, those
-    that are left go on, inside the image's gate."""
+    that are left go on, inside the image's gate.
+
+    Attributes:
+        pending: who begins a request puts its completion here.
+    """
 
     def __init__(self, image: Image) -> None:
         self._image = image
         self._size = window_size(image.layout)
-        self._pending: deque[tuple[int, Completion[Any]]] = deque()
+        self._objects: set[int] = set()
+        self.pending: deque[Completion[Any]] = deque()
 
     async def __aenter__(self) -> Window:
         return self
 
-    def add(self, object_no: int, completion: Completion[Any]) -> None:
-        self._pending.append((object_no, completion))
-
-    async def room(self) -> None:
-        """Waits until another request may be sent."""
-        if len(self._pending) >= self._size:
+    async def room(self, object_no: int) -> None:
+        """Waits until another request may be sent, to this object."""
+        self._objects.add(object_no)
+        if len(self.pending) >= self._size:
             await self._next()
 
     async def _next(self) -> None:
         try:
-            await self._pending[0][1]
+            await self.pending[0]
         except rados.ObjectNotFound:
             pass  # a discard of what is not there
-        self._pending.popleft()
+        self.pending.popleft()
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         try:
-            while error is None and self._pending:
+            while error is None and self.pending:
                 await self._next()
         finally:
-            for object_no, completion in self._pending:
-                completion.attend()
-                keep(self._image, object_no, completion)
+            keep(self._image, self._objects, self.pending)
 
 
 def coalesce(layout: Layout, offset: int, length: int) -> list[ObjectExtent]:

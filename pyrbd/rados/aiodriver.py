@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from ..log import Log
-from .completion import Completion, Event
+from .completion import Completion, Event, Made
 from .exceptions import make_ex
 from .session import READY_TIMEOUT, Session, State
 
@@ -128,9 +128,11 @@ class AsyncioDriver:
         except Exception:
             _log.exception("deferred call")
 
-    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]:
+    def spawn(self, coro: Coroutine[Any, Any, T], made: Made | None = None) -> Completion[T]:
         """Runs a coroutine of ours as a task of the loop."""
         event: Event[T] = Event(self)
+        if made is not None:
+            made.append(event)
 
         async def run() -> None:
             try:

@@ -37,7 +37,7 @@ from ..msgr.osdop import FLAG_BALANCE_READS, FLAG_LOCALIZE_READS, FLAG_READ
 from ..msgr.types import ENTITY_TYPE_MON, ENTITY_TYPE_OSD, EntityAddr, EntityAddrVec
 from ..osdmap import OSDMap
 from .commands import Commands, Dialog, parse_pgid
-from .completion import Completion, Event, after_fork
+from .completion import Completion, Event, Made, after_fork
 from .exceptions import ConnectionShutdown, Error, ObjectNotFound, RadosStateError, TimedOut, make_ex
 from .hunt import Candidate
 from .messenger import MessengerOptions
@@ -73,7 +73,7 @@ class Driver(Protocol):
     def want_write(self, session: Session) -> None: ...
     def defer(self, fn: Callable[..., object], *args: Any) -> None: ...
     def call_later(self, delay: float, fn: Callable[[], object]) -> Any: ...
-    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]: ...
+    def spawn(self, coro: Coroutine[Any, Any, T], made: Made | None = None) -> Completion[T]: ...
     def expect_calls(self) -> None: ...
     def call_back(
         self, fn: Callable[..., object], arguments: tuple[Any, ...], done: _thread.LockType | None
@@ -211,12 +211,17 @@ class Client:
         if not completion.done:
             self.driver.wait(completion)  # type: ignore[attr-defined]
 
-    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]:
-        """Has one of our coroutines go on by itself."""
+    def spawn(self, coro: Coroutine[Any, Any, T], made: Made | None = None) -> Completion[T]:
+        """Has one of our coroutines go on by itself.
+
+        Args:
+            made: gets the completion before the coroutine begins: even an interrupt of this call, which may leave
+                it going on, leaves it in the hands of the caller.
+        """
         if self.forked:
             coro.close()
             self.require_connected()
-        return self.driver.spawn(coro)
+        return self.driver.spawn(coro, made)
 
     def wait_for_budget(self, op: Completion[Any]) -> None:
         """Holds up a thread that begins operations faster than the cluster ends them, until

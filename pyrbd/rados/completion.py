@@ -137,6 +137,12 @@ class Completion(Generic[T]):
         return self.result()
 
 
+class Made(Protocol):
+    """Where a completion is put before what it is for begins; `append` must be one of C, which no interrupt divides."""
+
+    def append(self, completion: Any, /) -> object: ...
+
+
 class Event(Completion[T]):
     """A completion that is not an operation of its own: a map that arrives, a connection."""
 

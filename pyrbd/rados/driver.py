@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 from ..log import Log, prime, refresh
 from .aiocompletion import Finisher
-from .completion import Completion, Event
+from .completion import Completion, Event, Made
 from .session import READY_TIMEOUT, TICK, Session, State
 
 T = TypeVar("T")
@@ -95,8 +95,8 @@ class _Task:
                     timer.cancel()
                 self._driver.defer(self.resume, waiting)
 
-            self.waiting = waiting
             self._driver.suspended[id(self)] = self
+            self.waiting = waiting
             waiting.attend()
             waiting.add_done_callback(finished)
 
@@ -155,11 +155,21 @@ class ThreadDriver:
         except StopIteration as e:
             return e.value  # type: ignore[no-any-return]
 
-    def spawn(self, coro: Coroutine[Any, Any, T]) -> Completion[T]:
+    def spawn(self, coro: Coroutine[Any, Any, T], made: Made | None = None) -> Completion[T]:
         """Runs a coroutine of ours by itself; its first step at once, so that what it sends
         first keeps its place."""
         event: Event[T] = Event(self)
-        _Task(self, coro, event).step()
+        task = _Task(self, coro, event)
+        try:
+            if made is not None:
+                made.append(event)
+            task.step()
+        except BaseException as e:
+            if task.waiting is None:  # it does not go on
+                self.suspended.pop(id(task), None)
+                coro.close()
+                event.set_error(e)
+            raise
         return event
 
     def expect_calls(self) -> None:

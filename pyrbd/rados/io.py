@@ -21,6 +21,7 @@ from .watch import answering
 if TYPE_CHECKING:
     from ..denc import Buffer
     from .client import Client
+    from .completion import Made
     from .watch import Watch
 
 __all__ = ["NOSNAP", "SNAPDIR", "IoContext", "ObjectOperation", "OpOutput", "OpReply", "SnapContext"]
@@ -91,7 +92,7 @@ class IoContext:
         flags: int = 0,
         mtime: float | None = None,
         throttled: bool = True,
-        lasting: bool = False,
+        made: Made | None = None,
     ) -> Op:
         """Sends a built operation; the result is an :class:`OpReply`, a failure the
         exception for its errno.
@@ -103,7 +104,8 @@ class IoContext:
             snapid: the snapshot to read from.
             snapc: the snapshots that a write must preserve.
             background: True when no thread is going to wait for the completion.
-            lasting: True for what goes on when who waits for it is interrupted.
+            made: gets the operation before it is sent, which then goes on when who waits for it is interrupted:
+                even an interrupt of this call leaves it in the hands of the caller.
         """
         objecter = self.client.objecter
         op = objecter.operation(
@@ -115,7 +117,9 @@ class IoContext:
             deadline=self._deadline(),
         )
         op.throttled = throttled
-        op.lasting = lasting
+        if made is not None:
+            op.lasting = True
+            made.append(op)
         if mtime is not None:
             op.mtime = (int(mtime), 0)
         return objecter.submit(op, background=background)
@@ -163,7 +167,7 @@ class IoContext:
         snapc: SnapContext | None = None,
         background: bool = False,
         op_flags: int = 0,
-        lasting: bool = False,
+        made: Made | None = None,
     ) -> Op:
         """Writes `data`, which must not change until the completion is done; result None. See :meth:`submit`."""
         if offset < 0 or not len(data):
@@ -181,7 +185,9 @@ class IoContext:
             deadline=self._deadline() if self.client.op_timeout else None,
             cost=len(data),
         )
-        op.lasting = lasting
+        if made is not None:
+            op.lasting = True
+            made.append(op)
         return objecter.submit(op, background=background)
 
     async def operate(self, oid: str, operation: ObjectOperation, **kwargs: Any) -> OpReply:

@@ -210,6 +210,11 @@ class Objecter:
         if not session.attended():
             self.driver.wake()
 
+    def knows(self, op: Op) -> bool:
+        """Whether `op` goes on by itself; not so when an interrupt came before it had a place."""
+        with self.lock:
+            return any(other is op for other in self._unfinished())
+
     def _unfinished(self) -> list[Op]:
         """All operations, wherever they are. Under the lock."""
         sent = [op for s in self._sessions.values() for op in list(s.ops.values())]

@@ -201,7 +201,7 @@ class Op(Completion[Any]):
         self.objecter.attend(self)
 
     def abandon(self) -> None:
-        if self.lasting:
+        if self.lasting and self.objecter.knows(self):
             self.data = bytes(self.data)  # its owner may go on with the buffer
             self.attend()
             return
