@@ -57,6 +57,9 @@ def _nothing() -> None:
     pass
 
 
+_NOTHING_YET = object()
+
+
 class _Task:
     """A coroutine that goes on by itself: in the background thread, when what it awaits is done."""
 
@@ -66,7 +69,7 @@ class _Task:
         self._driver = driver
         self._coro = coro
         self._event = event
-        self.waiting: Completion[Any] | None = None
+        self.waiting: Any = _NOTHING_YET
 
     def resume(self, waiting: Completion[Any]) -> None:
         """What it waited for is done; it may be told so more than once."""
@@ -165,7 +168,7 @@ class ThreadDriver:
                 made.append(event)
             task.step()
         except BaseException as e:
-            if task.waiting is None:  # it does not go on
+            if task.waiting is _NOTHING_YET:  # it does not go on
                 self.suspended.pop(id(task), None)
                 coro.close()
                 event.set_error(e)
@@ -370,7 +373,7 @@ class ThreadDriver:
             refresh()
             for task in list(self.suspended.values()):
                 waiting = task.waiting
-                if waiting is not None and waiting.done:
+                if isinstance(waiting, Completion) and waiting.done:
                     self._deferred.append((task.resume, (waiting,)))
             for s in sessions:
                 s.unattended = s.seen_count == s.lead_count
