@@ -21,6 +21,7 @@ from . import features
 from .bulk import settle
 from .errors import InvalidArgument, OSError
 from .layout import Layout, ObjectExtent
+from .sync import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -294,10 +295,11 @@ async def _after_leftovers(image: Image, offset: int, length: int) -> None:
     """Waits for what an interrupt has left behind at the objects of an extent."""
     numbers = {e.object_no for e in image.layout.map(offset, length)}
     for objects, completion in list(image.leftovers.values()):
-        if not numbers.isdisjoint(objects):
+        patience = Patience(image.client)
+        while not completion.done and not numbers.isdisjoint(objects):
             event: Event[None] = Event(image.client.driver)
             completion.add_done_callback(lambda _, event=event: event.set_result(None))  # type: ignore[misc]
-            await event
+            await patience.wait(event)
 
 
 async def _send(image: Image, object_no: int, op: ObjectOperation, snapc: SnapContext) -> None:

@@ -259,10 +259,10 @@ class _Guard:
     async def enter(self, first: int, last: int) -> _Cell:
         """Returns when nobody before us changes a part of the range."""
         cell = _Cell(self, first, last)
-        with self._lock:
-            self._cells.append(ref(cell))
         patience = Patience(self.client)
         try:
+            with self._lock:
+                self._cells.append(ref(cell))
             while True:
                 event: Event[None] = Event(self.client.driver)
                 with self._lock:

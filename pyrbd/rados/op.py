@@ -204,6 +204,9 @@ class Op(Completion[Any]):
         if self.lasting and self.objecter.knows(self):
             self.data = bytes(self.data)  # its owner may go on with the buffer
             self.attend()
+            session = self.session
+            if session is not None:
+                session.flush()  # it may have had a place, and not been sent
             return
         self.objecter.cancel(self, make_ex(-errno.ECANCELED, f"the wait for {self.target} was interrupted"))
 

@@ -143,6 +143,39 @@ def test_a_gate_heals_when_who_is_inside_or_who_blocks_dies(handle: rados.Rados)
     assert not thread.is_alive()
 
 
+def test_who_was_to_be_told_goes_on_though_nobody_told_him(handle: rados.Rados) -> None:
+    """KeyboardInterrupt may come between the end of something and the calls of who is to know of it."""
+    client = handle.client
+    mutex, gate = Mutex(client), Gate(client)
+
+    async def take() -> None:
+        (await mutex.acquire()).release()
+
+    async def enter() -> None:
+        (await gate.enter()).leave()
+
+    async def hold_both() -> tuple[Any, Any]:
+        return await mutex.acquire(), await gate.block()
+
+    event: Event[int] = Event(client.driver)
+
+    async def listen() -> int:
+        return await event
+
+    hold, block = client.run(hold_both())
+    waiting = [client.spawn(c) for c in (take(), enter(), listen())]
+    event._callbacks.clear()
+    event.set_result(7)
+    hold._mutex = None  # it is released, and nobody is told
+    gate._blocks.clear()
+    block._gate = None
+    begun = time.monotonic()
+    for w in waiting:
+        client.wait(w)
+    assert waiting[2].result() == 7
+    assert time.monotonic() - begun < 5
+
+
 def test_the_same_on_asyncio(conf: str) -> None:
     async def main() -> None:
         async with aio.Rados(conffile=conf) as cluster:
