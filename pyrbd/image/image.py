@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +55,12 @@ class Image:
     Attributes:
         id: "" for an image of format 1.
         writable: whether it has no feature that forbids that we change it.
-        stale: the header may have changed since we read it.
         shrinks_to: the size that it is going to have, in bytes, while a smaller one is being made of it.
         ancestry: the parent, open at its snapshot, and how many bytes from the begin overlap with it.
         watcher: the watch of the header; it stands while the image is open for writing.
         config: the options in effect for it, with what its metadata and its pool override.
+        news: another object each time that somebody tells that the header may have changed;
+        news_read: the one that was there when the header in use was asked for.
         writes: whoever changes data is inside.
         leftovers: changes of objects, with the numbers of these, that go on though who began them was interrupted.
         operations: held by a maintenance operation (a snapshot, a change of the size, ...).
@@ -74,9 +76,12 @@ class Image:
         self.old_format = old_format
         self.read_only = read_only
         self.closed = False
-        self.stale = False
+        self.news = object()
+        self.news_read: object = None
         self.writable = False
         self.header: Header
+        self.header_lock = threading.RLock()
+        """Held by who replaces `header` by what it makes of it."""
         self.layout: Layout
         self.config = ImageConfig(self.client.config)
         self.client.config.observe(self._config_changed)
@@ -219,7 +224,16 @@ class Image:
     def _config_changed(self, names: frozenset[str]) -> None:
         """An option of the client has changed, perhaps that by which a pool tells that its own have."""
         if any(name.startswith("rbd_") for name in names):
-            self.stale = True
+            self.mark_stale()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the header may have changed since the one in use was asked for: until another one is in use."""
+        return self.news is not self.news_read
+
+    def mark_stale(self) -> None:
+        """The header may have changed: who comes from now on reads it again first."""
+        self.news = object()
 
     async def current(self) -> None:
         """Refreshes the header if somebody said that it has changed."""
@@ -229,7 +243,7 @@ class Image:
                     await self._refresh(0)
 
     async def _refresh(self, depth: int) -> None:
-        self.stale = False
+        news = self.news
         try:
             new = await header.load(self.io, self.header_oid, self.old_format, self.name or self.id)
             features.check_readable(new.features, self.name or self.id)
@@ -239,12 +253,14 @@ class Image:
             self._choose_lock()
             await self._refresh_parent(depth)
         except BaseException:
-            self.stale = True
+            self.mark_stale()
             raise
+        self.news_read = news
 
     def _take(self, new: Header) -> None:
         raw = new.raw
-        self.header = new
+        with self.header_lock:
+            self.header = new
         self.writable = features.is_writable(raw.features)
         self.layout = Layout(raw.order, raw.stripe_unit, raw.stripe_count)
         if raw.data_pool_id not in (-1, self.data_io.pool_id):
@@ -324,7 +340,7 @@ class Image:
 
     async def header_changed(self) -> None:
         """We changed the header: reads it again, and tells the others."""
-        self.stale = True
+        self.mark_stale()
         await self.watcher.header_update()  # we hear of it too
         await self.current()
 
@@ -363,10 +379,16 @@ class Image:
 
     def try_enter_write(self) -> Pass | None:
         """:meth:`enter_write`, where nothing has to be waited for."""
-        if self.stale or self.read_only or self.snap_id != NOSNAP or not self.watcher.cookie or not self.writable:
+        if (
+            self.news is not self.news_read
+            or self.read_only
+            or self.snap_id != NOSNAP
+            or not self.watcher.cookie
+            or not self.writable
+        ):
             return None
         inside = self.writes.try_enter()
-        if inside is None or (not self.stale and (self.lock is None or self.lock.owner)):
+        if inside is None or (self.news is self.news_read and (self.lock is None or self.lock.owner)):
             return inside
         inside.leave()
         return None

@@ -166,13 +166,14 @@ def flags(image: Image, snap_id: int = NOSNAP) -> int:
 
 
 def _set_known_flags(image: Image, snap_id: int, new: int) -> None:
-    header = image.header
-    if snap_id == NOSNAP:
-        image.header = header._replace(raw=header.raw.replace(flags=new))
-    else:
-        image.header = header._replace(
-            snaps=tuple(s._replace(flags=new) if s.id == snap_id else s for s in header.snaps)
-        )
+    with image.header_lock:
+        header = image.header
+        if snap_id == NOSNAP:
+            image.header = header._replace(raw=header.raw.replace(flags=new))
+        else:
+            image.header = header._replace(
+                snaps=tuple(s._replace(flags=new) if s.id == snap_id else s for s in header.snaps)
+            )
 
 
 def set_flags_operation(snap_id: int, new: int, mask: int) -> ObjectOperation:
@@ -209,6 +210,7 @@ async def invalidate(image: Image, snap_id: int = NOSNAP) -> None:
     except BaseException:
         _set_known_flags(image, snap_id, flags(image, snap_id) & ~bad)  # to be tried again
         raise
+    _set_known_flags(image, snap_id, flags(image, snap_id) | bad)  # a header of before may have come meanwhile
 
 
 # ---------------------------------------------------------------- one at a time

@@ -155,13 +155,13 @@ async def invoke(
         take_lock = False
         result = await image.watcher.request(payload, number, lambda done, total: report(on_progress, done, total))
         if result >= 0:
-            image.stale = True
+            image.mark_stale()
             return None
         if result == -errno.EOPNOTSUPP:
             _log.info("%r: the owner of the lock does not know %r: doing it here", image, payload)
             take_lock = True
         elif result not in (-errno.ETIMEDOUT, -errno.ERESTART):
-            image.stale = True
+            image.mark_stale()
             raise make_ex(result, f"image {image.name}: {type(payload).__name__} by the owner of its exclusive lock")
 
 
@@ -179,7 +179,11 @@ async def _run(image: Image, local: Local[T], on_progress: Callable[[int, int], 
     with await image.operations.acquire():
         if locked and (lock is None or image.lock is not lock or not lock.owner):
             raise Restart(f"image {image.name}: the exclusive lock was given up")
-        return await local(progress)
+        try:
+            return await local(progress)
+        except BaseException:
+            image.mark_stale()  # it may have changed the header, and not come to tell
+            raise
 
 
 # ---------------------------------------------------------------- for others

@@ -153,8 +153,12 @@ async def execute_create(image: Image, name: str, flags: int, report: Report) ->
             _log.warning("%r: a snapshot is made although not everybody is at rest: %s", image, e)
     try:
         with await image.writes.block():
-            snap_id = await _add(image, name)
-            await image.refresh()
+            try:
+                snap_id = await _add(image, name)
+                await image.refresh()
+            except BaseException:
+                image.mark_stale()  # before anybody writes again: he must not miss the snapshot
+                raise
             if image.object_map is not None and not flags & SNAP_CREATE_FLAG_SKIP_OBJECT_MAP:
                 await image.object_map.snap_add(snap_id)
     finally:
@@ -428,7 +432,7 @@ async def _execute_unprotect(image: Image, name: str) -> None:
         await _check_no_children(image, snap)
         await change_header(image, _set_protection(snap.id, cls_rbd.PROTECTION_STATUS_UNPROTECTED), what)
     except Exception:
-        image.stale = True
+        image.mark_stale()
         await change_header(image, _set_protection(snap.id, cls_rbd.PROTECTION_STATUS_PROTECTED), what)
         raise
     await image.header_changed()

@@ -232,7 +232,7 @@ class Watcher:
     def _on_error(self, error: rados.Error) -> None:
         watch, self._watch = self._watch, None
         self.owner = ClientId()
-        self.image.stale = True
+        self.image.mark_stale()
         if not self._closed:
             self.client.spawn(self._rewatch(error, watch.cookie if watch is not None else 0))
 
@@ -270,7 +270,7 @@ class Watcher:
             if watch is not None:
                 watch.abandon()
             return
-        image.stale = True  # it may have changed while nobody told us
+        image.mark_stale()  # it may have changed while nobody told us
         self._wake()
         if image.lock is not None:
             image.lock.reacquire()
@@ -413,7 +413,7 @@ class Watcher:
             watch.acknowledge(message.notify_id, answer)
 
     def _header_update(self, payload: notify.HeaderUpdate, notify_id: int) -> bytes:
-        self.image.stale = True
+        self.image.mark_stale()
         return _response(0)
 
     def _acquired_lock(self, payload: notify.AcquiredLock, notify_id: int) -> bytes:

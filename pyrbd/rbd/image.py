@@ -157,7 +157,7 @@ class Image(ImageBase):
         if self.closed:
             raise InvalidArgument("image is closed")
         core = self._core
-        if not core.stale and type(offset) is int and type(length) is int and offset >= 0:
+        if core.news is core.news_read and type(offset) is int and type(length) is int and offset >= 0:
             layout = core.layout
             inside = offset & (1 << layout.order) - 1
             end = inside + length

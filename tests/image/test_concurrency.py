@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pyrbd import aio, rados, rbd
+from pyrbd.image import header
 
 Run = Callable[..., bytes]
 BLOCK = 8192
@@ -132,6 +133,48 @@ def test_threads_and_asynchronous_writes_while_snapshots_are_made(
     assert sum(sure) > threads * rounds
     check_object_maps(rbd_cli, wide, [w[0] for w in windows])
     remove_with_snapshots(ioctx, wide)
+
+
+def test_nobody_goes_on_with_the_header_of_before(
+    ioctx: rados.Ioctx, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes while another thread reads the header again waits for it: there is a snapshot that he must know."""
+    rbd.RBD().create(ioctx, name, 1 << 22, features=1)
+    reading, go_on = threading.Event(), threading.Event()
+    load = header.load
+    threads: list[threading.Thread] = []
+
+    async def slowly(*args: Any) -> header.Header:
+        found = await load(*args)
+        if threading.current_thread() is threads[0]:
+            reading.set()
+            assert go_on.wait(20)
+        return found
+
+    with rbd.Image(ioctx, name) as image:
+        image.write(b"a" * 4096, 0)
+        with rbd.Image(ioctx, name) as other:
+            other.create_snap("s")  # the other one is told
+        with monkeypatch.context() as patch:
+            patch.setattr(header, "load", slowly)
+            threads += [
+                threading.Thread(target=image.read, args=(0, 4096)),
+                threading.Thread(target=image.write, args=(b"b" * 4096, 0)),
+            ]
+            threads[0].start()
+            assert reading.wait(20)
+            threads[1].start()
+            threads[1].join(0.3)
+            waited = threads[1].is_alive()
+            go_on.set()
+            for t in threads:
+                t.join(20)
+                assert not t.is_alive()
+        assert waited
+        assert image.read(0, 4096) == b"b" * 4096
+        with rbd.Image(ioctx, name, snapshot="s") as snapshot:
+            assert snapshot.read(0, 4096) == b"a" * 4096
+    remove_with_snapshots(ioctx, name)
 
 
 @pytest.mark.timeout(180, method="thread")  # the alarm is the test's own

@@ -42,7 +42,7 @@ def test_nothing_is_undone_by_what_was_interrupted(
         while True:
             turn += 1
             before, changed, after = (block(10 * turn + k) for k in range(3))
-            if kind in ("write", "discard"):
+            if kind in ("write", "discard", "snapshot"):
                 image.write(before, at)
             tracer = Interrupter(n)
             try:
@@ -65,12 +65,14 @@ def test_nothing_is_undone_by_what_was_interrupted(
                 image.discard(at, OBJECT)
                 expected[at] = {bytes(len(after))}
             else:  # done or not done
-                expected[at] = {before if kind in ("write", "discard") else bytes(len(after)), changed}
-                if kind == "discard":
-                    expected[at] = {before, bytes(len(after))}
+                old = bytes(len(after)) if kind in ("first write", "write three") else before
+                expected[at] = {old, {"discard": bytes(len(after)), "snapshot": before}.get(kind, changed)}
             assert image.read(at, len(after)) in expected[at], tracer.where
             took = time.monotonic() - begun
             assert took < 10, f"an interrupt at {tracer.where} holds up what follows"
+            if kind == "snapshot" and f"s{turn}" in [s["name"] for s in image.list_snaps()]:
+                with rbd.Image(io, name, snapshot=f"s{turn}") as snapshot:
+                    assert snapshot.read(at, len(before)) == before, tracer.where
             if kind == "snapshot" and turn % 20 == 0:
                 for snap in list(image.list_snaps()):
                     image.remove_snap(snap["name"])
