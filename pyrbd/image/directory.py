@@ -41,11 +41,18 @@ _LIST_PAGE = 1024
 
 
 async def list_images(io: IoContext) -> dict[str, str]:
-    """{name: id} of the images of a pool and namespace; an id is "" for format 1. Those of which a removal
-    was interrupted are named too: they can be removed."""
-    found = {e.name: e.id for e in await trash.entries(io) if e.source == trash.TRASH_IMAGE_SOURCE_REMOVING}
-    if not io.namespace:
-        found.update(dict.fromkeys(await _list_v1(io), ""))
+    """{name: id} of the images of a pool and namespace, in librbd's order: those of format 1, whose id is "", those of
+    format 2, each sorted by name, then those of which a removal was interrupted: they can be removed."""
+    found = {} if io.namespace else dict.fromkeys(sorted(await _list_v1(io)), "")
+    found.update(sorted((await _list_v2(io)).items()))
+    for e in await trash.entries(io):
+        if e.source == trash.TRASH_IMAGE_SOURCE_REMOVING:
+            found.setdefault(e.name, e.id)
+    return found
+
+
+async def _list_v2(io: IoContext) -> dict[str, str]:
+    found: dict[str, str] = {}
     last = ""
     while True:
         try:

@@ -159,22 +159,23 @@ async def clone(
 
 
 async def list(self: RBDBase, ioctx: IoctxBase) -> List[str]:
-    """The names of the images in the pool and namespace of `ioctx`, sorted."""
+    """The names of the images in the pool and namespace of `ioctx`: those of format 1, then those of format 2, each
+    sorted."""
     from ..image import directory
 
     io = self._io(ioctx)
     with doing("error listing images"):
-        return sorted(await directory.list_images(io))
+        return [*await directory.list_images(io)]
 
 
 async def list2(self: RBDBase, ioctx: IoctxBase) -> List[dict[str, str]]:
-    """{id, name} of each image in the pool and namespace of `ioctx`, sorted by name. The id is "" for
+    """{id, name} of each image in the pool and namespace of `ioctx`, in the order of :func:`list`. The id is "" for
     format 1."""
     from ..image import directory
 
     io = self._io(ioctx)
     with doing("error listing images"):
-        return [{"id": i, "name": name} for name, i in sorted((await directory.list_images(io)).items())]
+        return [{"id": i, "name": name} for name, i in (await directory.list_images(io)).items()]
 
 
 async def remove(self: RBDBase, ioctx: IoctxBase, name: str, on_progress: OnProgress | None = None) -> None:
