@@ -166,23 +166,32 @@ def _list_long(args: argparse.Namespace, ioctx: rados.Ioctx, names: list[str]) -
             where = f"{p['pool']}/" + (f"{p['pool_namespace']}/" if p["pool_namespace"] else "")
             parent = f"{where}{p['image']}@{p['snapshot']}"
         protected = "yes" if r.get("protected") == "true" else ""
-        table.append([r["image"] + snap, format_size(r["size"]), parent, str(r["format"]), protected, ""])
+        lock = {"exclusive": "excl", "shared": "shr"}.get(str(r.get("lock_type")), "")
+        table.append([r["image"] + snap, format_size(r["size"]), parent, str(r["format"]), protected, lock])
     if table:
         print_table(["NAME", "SIZE", "PARENT", "FMT", "PROT", "LOCK"], table, right={1, 3})
 
 
 def _long_rows(ioctx: rados.Ioctx, image: rbd.Image) -> Iterator[dict[str, Any]]:
-    row: dict[str, Any] = {"image": image.name, "id": image.id(), "size": image.size()}
-    parent = _parent(image)
-    if parent:
-        row["parent"] = {k: parent[k] for k in ("pool", "pool_namespace", "image", "snapshot")}
-    yield {**row, "format": 2}
+    """A row for the image and each snapshot of users, as `src/tools/rbd/action/List.cc` has them."""
+    old = image.old_format()
+    form = {"format": 1 if old else 2}
+    known = {"image": image.name, "id": "" if old else image.id()}
+
+    def parent() -> dict[str, Any]:
+        found = _parent(image)
+        return {"parent": {k: found[k] for k in ("pool", "pool_namespace", "image", "snapshot")}} if found else {}
+
+    lockers: Any = image.list_lockers()
+    lock = {"lock_type": "exclusive" if lockers["exclusive"] else "shared"} if lockers else {}
+    yield {**known, "size": image.size(), **parent(), **form, **lock}
     for snap in image.list_snaps():
         if snap["namespace"] != rbd.RBD_SNAP_NAMESPACE_TYPE_USER:
             continue
-        entry = {"image": image.name, "id": image.id(), "snapshot": snap["name"], "snapshot_id": snap["id"]}
+        image.set_snap(snap["name"])
         protected = "true" if image.is_protected_snap(snap["name"]) else "false"
-        yield {**entry, "size": snap["size"], "format": 2, "protected": protected}
+        entry = {**known, "snapshot": snap["name"], "snapshot_id": snap["id"], "size": snap["size"]}
+        yield {**entry, **parent(), **form, "protected": protected}
 
 
 def _parent(image: rbd.Image) -> dict[str, Any] | None:

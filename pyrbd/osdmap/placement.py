@@ -12,6 +12,7 @@ from ..errors import DecodeError
 from ..msgr.types import PgId
 from .crush import CRUSH_ITEM_NONE, CrushMap
 from .hash import crush_hash32_2
+from .mapper import crush_do_rule
 
 if TYPE_CHECKING:
     from .pool import PgPool
@@ -110,7 +111,8 @@ class Placement:
 
     def _pg_to_raw_osds(self, pi: PgPool, pool: int, pps: int) -> list[int]:
         try:
-            raw = self.crush.do_rule(pi.crush_rule, pps, pi.size, self.osd_weight, self.crush.choose_args_for(pool))
+            crush, weights = self.crush, self.osd_weight
+            raw = crush_do_rule(crush, pi.crush_rule, pps, pi.size, weights, crush.choose_args_for(pool) or {})
         except DecodeError:
             raw = []  # a rule without an end finds no OSD
         return self.remove_nonexistent_osds(pi, raw)

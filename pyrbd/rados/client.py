@@ -10,6 +10,7 @@ import atexit
 import errno
 import os
 import random
+import sys
 import threading
 import time
 import uuid
@@ -669,6 +670,17 @@ class Client:
         await self.pool_op(POOL_OP_DELETE_UNMANAGED_SNAP, "", pool, snapid=snapid)
 
 
+def _before_fork() -> None:
+    """Waits, not long, for imports of ours in other threads: in the child nobody would ever finish them, and who
+    needs the same module would wait for its lock."""
+    imported: dict[str, object] = getattr(sys.modules.get("_frozen_importlib"), "_module_locks", {})
+    end = time.monotonic() + 0.5
+    while _clients and time.monotonic() < end:
+        if not any(name.startswith(("pyrbd.", "cryptography.")) for name in list(imported)):
+            break
+        time.sleep(0.0005)
+
+
 def _after_fork() -> None:
     """In the child: the sockets are the parent's, so they are let go without a word."""
     after_fork()
@@ -692,5 +704,5 @@ def _at_exit() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 atexit.register(_at_exit)

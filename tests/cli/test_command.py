@@ -48,6 +48,7 @@ def test_info_and_ls(ioctx: rados.Ioctx, name: str, both: Callable[..., object],
     rbd_cli("snap", "create", "--no-progress", f"{name}@s")
     rbd_cli("snap", "protect", f"{name}@s")
     rbd_cli("clone", f"{name}@s", f"{name}-c")
+    rbd_cli("snap", "create", "--no-progress", f"{name}-c@t")
     rbd_cli("create", "--size", "5G", "--stripe-unit", "64K", "--stripe-count", "3", "--object-size", "1M", f"{name}-s")
     try:
         for image in (name, f"{name}-c", f"{name}-s", f"{name}@s", f"rbd/{name}"):
@@ -56,11 +57,18 @@ def test_info_and_ls(ioctx: rados.Ioctx, name: str, both: Callable[..., object],
         for form in ((), ("--format", "json"), ("--format", "xml"), ("--format", "json", "--pretty-format")):
             both("ls", *form)
             both("ls", "rbd", *form)
-        both("ls", "-l")
-        both("ls", "-l", "--format", "json")
+        with rbd.Image(ioctx, f"{name}-s") as locked, rbd.Image(ioctx, f"{name}-c") as shared:
+            shared.lock_shared("a cookie", "a tag")
+            rbd.RBD().create(ioctx, f"{name}-1", MIB, old_format=True)
+            locked.write(b"x", 0)
+            both("ls", "-l")
+            both("ls", "-l", "--format", "json")
+            shared.unlock("a cookie")
+            rbd.RBD().remove(ioctx, f"{name}-1")
         both("-p", "rbd", "info", name)
         both("info", "--pool", "rbd", "--image", name, "--id", "admin")
     finally:
+        rbd_cli("snap", "purge", "--no-progress", f"{name}-c")
         rbd_cli("rm", "--no-progress", f"{name}-c")
         rbd_cli("rm", "--no-progress", f"{name}-s")
         rbd_cli("snap", "unprotect", f"{name}@s")

@@ -17,6 +17,7 @@ from pyrbd.msgr.auth import AuthResult
 from pyrbd.msgr.cephx import CephxAuthorizer, CephxMonAuthenticator, Ticket
 from pyrbd.msgr.connection import TRANSITIONS, Connection, Event, Message, Ready, State
 from pyrbd.msgr.crypto import CryptoKey, Secret
+from pyrbd.msgr.features import FEATURES_SUPPORTED
 from pyrbd.msgr.frames import MODE_CRC, MODE_SECURE, Sink, Tag, encode_frame, no_sink
 from pyrbd.msgr.messages import Message as Front
 from pyrbd.msgr.messages import MMonMap, MMonSubscribe, MonMap, MOSDMap, SubscribeItem
@@ -33,6 +34,8 @@ RECORDS: dict[str, dict[str, Any]] = {
 RECORD = RECORDS["sessions"]
 EVERY = [f"{name}/{which}" for name in RECORDS for which in ("mon", "osd")]
 """``mixed`` is of a client with a key of type aes256k and services with secrets of type aes."""
+RECORDED = FEATURES_SUPPORTED & ~(1 << 38)
+"""The features of the client that was recorded: without CRUSH_MSR."""
 TEXT = b"\0\0\0" + b"recorded by a test" * 300
 BULK = (b"in bulk" + TEXT[7:]).ljust(70_000, b"\0")[1:-9]
 """What the largest answer has."""
@@ -60,12 +63,21 @@ def make(which: str, sink: Sink = no_sink) -> Connection:
     if record["kind"] == "mon":
         key = CryptoKey.from_bytes(bytes.fromhex(record["key"]))
         login = CephxMonAuthenticator("admin", key)
-        return Connection(ENTITY_TYPE_MON, addr, login, own_nonce=77, modes=modes, sink=sink)
+        return Connection(ENTITY_TYPE_MON, addr, login, own_nonce=77, modes=modes, features=RECORDED, sink=sink)
     service, session_key, blob = record["osd"]["ticket"]
     ticket = Ticket(service, CryptoKey.from_bytes(bytes.fromhex(session_key)), bytes.fromhex(blob), 3600, 0)
     global_id = record["mon"]["global_id"]
     authorizer = CephxAuthorizer(ticket, global_id)
-    return Connection(ENTITY_TYPE_OSD, addr, authorizer, own_nonce=77, global_id=global_id, modes=modes, sink=sink)
+    return Connection(
+        ENTITY_TYPE_OSD,
+        addr,
+        authorizer,
+        own_nonce=77,
+        global_id=global_id,
+        modes=modes,
+        features=RECORDED,
+        sink=sink,
+    )
 
 
 def keep(event: Event) -> Event:

@@ -291,6 +291,33 @@ def run_python(code: str, *args: str, timeout: float = 40) -> subprocess.Complet
     )
 
 
+def test_a_fork_in_the_middle_of_an_import(conf: str, tmp_path: Path) -> None:
+    """Of a module of ours in another thread: the child can import it as well."""
+    (tmp_path / "slowly.py").write_text("import time\nbegun.set()\ntime.sleep(0.2)\n")
+    code = """
+import builtins, os, signal, threading
+import pyrbd
+from pyrbd import rados
+conf, where = sys.argv[1:]
+pyrbd.__path__.append(where)
+with rados.Rados(conffile=conf):
+    builtins.begun = threading.Event()
+    thread = threading.Thread(target=lambda: __import__("pyrbd.slowly"))
+    thread.start()
+    begun.wait()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(10)
+        import pyrbd.slowly
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, "the child waits for ever"
+    thread.join()
+print("fine")
+"""
+    done = run_python(code, conf, str(tmp_path))
+    assert done.stdout == "fine\n", done.stdout + done.stderr
+
+
 def test_a_fork_with_threads_in_the_middle_of_their_work(conf: str, name: str) -> None:
     """The parent goes on; the child is told, and may connect anew."""
     code = """
