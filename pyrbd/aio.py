@@ -73,10 +73,14 @@ class Rados(ClusterHandle):
             raise
 
     async def shutdown(self) -> None:
-        """Disconnects; what is in flight fails with ConnectionShutdown."""
+        """Disconnects; what is in flight fails with ConnectionShutdown. What was written to images that are open is
+        stored before."""
         self._shutdown = True
-        if self._client is not None:
-            self._client.shutdown()
+        client = self._client
+        if client is not None:
+            if client.caches and client.state == "connected" and not client.forked:
+                await client.store()
+            client.shutdown()
 
     async def mon_command(
         self, cmd: str, inbuf: bytes = b"", timeout: float = 0, target: str | int | None = None

@@ -67,7 +67,8 @@ async def copy(
         layout.stripe_count if stripe_count is None else stripe_count,
         data_pool,
     )
-    await image.flush()
+    await image.cache.settle()
+    await image.writes.drain()
     dest = await Image.open(dest_io, dest_name)
     try:
         await copy_metadata(image, dest)

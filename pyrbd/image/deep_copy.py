@@ -88,7 +88,8 @@ async def deep_copy(
         migrated; OperationCanceled.
     """
     await image.current()
-    await image.flush()
+    await image.cache.settle()
+    await image.writes.drain()
     if image.has(features.MIGRATING):
         raise ImageBusy(f"image {image.name} is being migrated", errno.EBUSY)
     bits = wanted_features(image, features_wanted)

@@ -72,7 +72,8 @@ async def diff_iterate(
         InvalidArgument: `offset` is beyond the end, or the snapshot is newer than what is open.
         ImageNotFound: there is no such snapshot.
     """
-    await image.flush()
+    await image.cache.settle()
+    await image.writes.drain()
     await image.current()
     length = image.clip(offset, length)
     from_id = image.find_snapshot(from_snapshot).id if from_snapshot not in (None, 0) else 0

@@ -16,6 +16,7 @@ from ..rados import exceptions as rados
 from ..rados.operations import ObjectOperation
 from . import cls_rbd, features, header
 from . import io as rw
+from .cache import Cache
 from .cls_rbd import ListWatchResponse, WatchItem
 from .errors import (
     FunctionNotSupported,
@@ -90,7 +91,8 @@ class Image:
         self.snap_id = NOSNAP
         self.shrinks_to: int | None = None
         self.ancestry: tuple[Image | None, int] = (None, 0)
-        self.writes = Gate(self.client)
+        self.cache = Cache(self)
+        self.writes = Gate(self.client, self.cache.push)
         self.leftovers: dict[int, tuple[Collection[int], Completion[Any]]] = {}
         self.operations = Mutex(self.client)
         self.watcher = Watcher(self)
@@ -159,6 +161,7 @@ class Image:
             await image.watcher.register()
         try:
             await image.refresh(depth)
+            image.cache.configure()
             if name is None:
                 image.name = await image._lookup_name()
             if snapshot is not None:
@@ -169,20 +172,23 @@ class Image:
         return image
 
     async def close(self) -> None:
-        """Closes the image and its parents."""
+        """Closes the image and its parents, after storing what was written. Raises the error of a late write."""
         if self.closed:
             return
-        self.closed = True
-        lock, self.lock = self.lock, None
         try:
-            if lock is not None:
-                await self._close_lock(lock)
+            await self.cache.close()
         finally:
+            self.closed = True
+            lock, self.lock = self.lock, None
             try:
-                await self.watcher.close()
+                if lock is not None:
+                    await self._close_lock(lock)
             finally:
-                if self.parent is not None:
-                    await self.parent.close()
+                try:
+                    await self.watcher.close()
+                finally:
+                    if self.parent is not None:
+                        await self.parent.close()
 
     async def _close_lock(self, lock: ExclusiveLock) -> None:
         try:
@@ -192,13 +198,24 @@ class Image:
 
     def abandon(self) -> None:
         """Lets go of an image that nobody closed, without waiting for anything: this may run
-        in a garbage collection, anywhere."""
+        in a garbage collection, anywhere. What was written is stored all the same."""
+        if self.cache.objects:
+            self.client.driver.defer(lambda: self.client.spawn(self._abandon_late()))
+            return
         self.closed = True
         if self.lock is not None:
             self.lock.abandon()
         self.watcher.abandon()
         if self.parent is not None:
             self.parent.abandon()
+
+    async def _abandon_late(self) -> None:
+        try:
+            await self.cache.close()
+        except Exception as e:
+            _log.warning("%r: closed by the garbage collection: %s", self, e)
+        self.cache.objects.clear()
+        self.abandon()
 
     async def _lookup_name(self) -> str:
         """From the directory, or from the trash."""
@@ -303,6 +320,7 @@ class Image:
             ImageNotFound: there is no such snapshot; the image stays where it was.
         """
         found = None if snapshot is None else self.find_snapshot(snapshot)
+        await self.cache.settle()
         lock = self.lock
         if found is not None and lock is not None:
             self.lock = None
@@ -479,6 +497,8 @@ class Image:
         length = self.clip(offset, length)
         if not length:
             return b""
+        if self.cache.objects:
+            await self.cache.settle_extent(offset, length)
         if self.layout.simple:
             object_no, inside = divmod(offset, self.layout.object_size)
             if inside + length <= self.layout.object_size:
@@ -496,6 +516,8 @@ class Image:
         """Reads as much as `buffer` holds; gives the number of bytes, fewer at the end."""
         await self.current()
         length = self.clip(offset, len(buffer))
+        if self.cache.objects:
+            await self.cache.settle_extent(offset, length)
         if length:
             await rw.read_into(self, offset, buffer[:length], op_flags)
         return length
@@ -545,8 +567,17 @@ class Image:
         return await rw.compare_and_write(self, offset, compare, data, op_flags)
 
     async def flush(self) -> None:
-        """Returns when all writes that have begun are on the OSDs."""
-        await self.writes.drain()
+        """Returns when all writes that have begun are on the OSDs.
+
+        Raises:
+            OSError: one that had returned could not be stored.
+        """
+        self.cache.user_flushed()
+        try:
+            await self.cache.settle()
+            await self.writes.drain()
+        finally:
+            self.cache.check(forget=True)
 
     # ------------------------------------------------------------ timestamps
 

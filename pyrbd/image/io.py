@@ -24,7 +24,7 @@ from .layout import Layout, ObjectExtent
 from .sync import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from ..denc import Buffer
     from ..rados.completion import Completion
@@ -170,6 +170,20 @@ class DataWrite(ObjectWrite):
         return op.set_op_flags(self.op_flags) if self.op_flags else op
 
 
+class DataWrites(ObjectWrite):
+    """Writes several pieces, that do not overlap."""
+
+    def __init__(self, object_no: int, starts: Sequence[int], pieces: Sequence[Buffer]) -> None:
+        super().__init__(object_no, starts[0], len(pieces[0]) if len(pieces) == 1 else 0)
+        self.starts = starts
+        self.pieces = pieces
+
+    def add(self, op: ObjectOperation) -> ObjectOperation:
+        for start, piece in zip(self.starts, self.pieces, strict=True):
+            op.write(start, piece)
+        return op
+
+
 class Discard(ObjectWrite):
     """Makes a piece read as zeroes, and gives its space back.
 
@@ -291,9 +305,10 @@ async def _stay(image: Image, completion: Completion[Any], inside: Pass) -> None
             image.leftovers.pop(id(completion), None)
 
 
-async def _after_leftovers(image: Image, offset: int, length: int) -> None:
-    """Waits for what an interrupt has left behind at the objects of an extent."""
+async def _after_others(image: Image, offset: int, length: int) -> None:
+    """Waits for what an interrupt has left behind, and for what the cache has, at the objects of an extent."""
     numbers = {e.object_no for e in image.layout.map(offset, length)}
+    await image.cache.settle(numbers)
     for objects, completion in list(image.leftovers.values()):
         patience = Patience(image.client)
         while not completion.done and not numbers.isdisjoint(objects):
@@ -440,17 +455,20 @@ def data_extents(view: memoryview) -> list[tuple[int, int]]:
 
 
 async def write(image: Image, offset: int, data: memoryview, op_flags: int) -> int:
-    """Writes; the data is safe on all replicas when this returns. Gives the number of bytes written:
-    fewer than given only where the image ends."""
+    """Writes; when this returns the data is safe on all replicas, or the cache has it. Gives the number of bytes
+    written: fewer than given only where the image ends."""
     with image.try_enter_write() or await image.enter_write():
         length = image.clip(offset, len(data))
         if not length:
             return 0
-        image.modified()
-        if image.leftovers:
-            await _after_leftovers(image, offset, length)
         if length < len(data):
             data = data[:length]
+        cache = image.cache
+        if cache.active and not op_flags and not image.leftovers and await cache.write(offset, data):
+            return length
+        image.modified()
+        if image.leftovers or cache.objects:
+            await _after_others(image, offset, length)
         object_map = image.object_map
         layout, io, snapc = image.layout, image.data_io, image.header.snap_context
         if layout.simple:
@@ -492,8 +510,8 @@ async def discard(image: Image, offset: int, length: int, granularity: int) -> i
         if not length:
             return 0
         image.modified()
-        if image.leftovers:
-            await _after_leftovers(image, offset, length)
+        if image.leftovers or image.cache.objects:
+            await _after_others(image, offset, length)
         size = image.layout.object_size
         granularity = min(granularity, size)
         snapc = image.header.snap_context
@@ -534,8 +552,8 @@ async def compare_and_write(image: Image, offset: int, compare: memoryview, data
         if len(extents) > 1 or extents[0].offset % unit + length > unit:
             raise InvalidArgument(f"{length} bytes at {offset} cross the border of a stripe unit", errno.EINVAL)
         image.modified()
-        if image.leftovers:
-            await _after_leftovers(image, offset, length)
+        if image.leftovers or image.cache.objects:
+            await _after_others(image, offset, length)
         n, at = extents[0].object_no, extents[0].offset
         try:
             await perform(image, CompareAndWrite(n, at, compare[:length], data[:length], op_flags))

@@ -179,6 +179,7 @@ async def _run(image: Image, local: Local[T], on_progress: Callable[[int, int], 
     with await image.operations.acquire():
         if locked and (lock is None or image.lock is not lock or not lock.owner):
             raise Restart(f"image {image.name}: the exclusive lock was given up")
+        await image.cache.settle()
         try:
             return await local(progress)
         except BaseException:

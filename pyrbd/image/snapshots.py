@@ -153,6 +153,7 @@ async def execute_create(image: Image, name: str, flags: int, report: Report) ->
             _log.warning("%r: a snapshot is made although not everybody is at rest: %s", image, e)
     try:
         with await image.writes.block():
+            image.cache.check()
             try:
                 snap_id = await _add(image, name)
                 await image.refresh()

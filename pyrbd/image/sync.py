@@ -16,6 +16,8 @@ from weakref import ref
 from ..rados.completion import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..rados.client import Client
 
 _RECHECK = 0.5
@@ -207,12 +209,16 @@ class Gate:
 
     Who enters is in the table before he looks for blocks, and who blocks is in his table before he
     looks who is inside: so one of them sees the other, without a lock.
+
+    Args:
+        push: called when somebody waits for those who are inside.
     """
 
-    __slots__ = ("_blocks", "_client", "_draining", "_entering", "_inside")
+    __slots__ = ("_blocks", "_client", "_draining", "_entering", "_inside", "_push")
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, push: Callable[[], object] | None = None) -> None:
         self._client = client
+        self._push = push
         self._inside: dict[int, ref[Pass]] = {}
         self._blocks: dict[int, ref[Block]] = {}
         self._entering: deque[Event[None]] = deque()
@@ -226,6 +232,11 @@ class Gate:
             return p
         p.leave()
         return None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether somebody keeps others out."""
+        return bool(self._blocks)
 
     def join(self) -> Pass:
         """Another pass for who is inside: for what he leaves behind."""
@@ -261,6 +272,8 @@ class Gate:
 
     async def drain(self) -> None:
         """Returns when those who are inside now have left."""
+        if self._push is not None:
+            self._push()
         present = list(self._inside.items())
         patience = Patience(self._client)
         while True:

@@ -60,6 +60,16 @@ T = TypeVar("T")
 _log = Log("client")
 
 
+STORE_TIMEOUT = 30.0
+"""Seconds that a shutdown may wait for what was written to images that are open."""
+
+
+class Stores(Protocol):
+    """What has something that is not stored yet."""
+
+    async def settle(self) -> None: ...
+
+
 class Driver(Protocol):
     """What moves bytes and time; see :mod:`pyrbd.rados.driver` and :mod:`pyrbd.rados.aiodriver`."""
 
@@ -121,6 +131,8 @@ class Client:
         self.objecter = Objecter(
             driver, self._connect_osd, self._want_map, self._auth_failed, self._latest_map, self._own_addr
         )
+        self.caches: weakref.WeakSet[Stores] = weakref.WeakSet()
+        """Of open images."""
         self.watches = Watches(self)
         self.objecter.on_epoch = self.watches.note
         self.objecter.on_rehomed = self._map_changed
@@ -344,6 +356,21 @@ class Client:
         self.driver.close()
         self._ended = True
         _clients.discard(self)
+
+    async def store(self) -> None:
+        """Returns when what was written to open images is stored; not later than after `STORE_TIMEOUT`."""
+        event: Event[None] = Event(self.driver)
+        left = [self.spawn(cache.settle()) for cache in list(self.caches)]
+        timer = self.driver.call_later(STORE_TIMEOUT, lambda: event.set_result(None))
+        try:
+            for settled in left:
+                settled.add_done_callback(lambda _: event.set_result(None) if all(c.done for c in left) else None)
+            if left:
+                await event
+        finally:
+            timer.cancel()
+        if not all(c.done for c in left):
+            _log.warning("what was written to %d images was not stored in time, and is lost", len(left))
 
     def _teardown(self, error: Error) -> None:
         self.watches.close(error)
@@ -671,6 +698,8 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     for client in list(_clients):
+        if client.driver.blocking and client.state == "connected" and not client.forked and client.caches:
+            client.run(client.store())
         client.shutdown()
 
 

@@ -235,10 +235,14 @@ class Rados(ClusterHandle):
             raise
 
     def shutdown(self) -> None:
-        """Disconnects; calls that other threads wait in fail with ConnectionShutdown."""
+        """Disconnects; calls that other threads wait in fail with ConnectionShutdown. What was written to images that
+        are open is stored before."""
         self._shutdown = True
-        if self._client is not None:
-            self._client.shutdown()
+        client = self._client
+        if client is not None:
+            if client.caches and client.state == "connected" and not client.forked:
+                client.run(client.store())
+            client.shutdown()
 
     def wait_for_latest_osdmap(self) -> int:
         """Returns when we hold the newest map; returns 0."""

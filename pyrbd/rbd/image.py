@@ -157,7 +157,13 @@ class Image(ImageBase):
         if self.closed:
             raise InvalidArgument("image is closed")
         core = self._core
-        if core.news is core.news_read and type(offset) is int and type(length) is int and offset >= 0:
+        if (
+            core.news is core.news_read
+            and not core.cache.objects
+            and type(offset) is int
+            and type(length) is int
+            and offset >= 0
+        ):
             layout = core.layout
             inside = offset & (1 << layout.order) - 1
             end = inside + length
@@ -180,7 +186,8 @@ class Image(ImageBase):
         return self._client.run(image_calls.read(self, offset, length, fadvise_flags))
 
     def write(self, data: Any, offset: int, fadvise_flags: int = 0) -> int:
-        """Writes bytes; they are safe on all replicas when this returns. Returns their number.
+        """Writes bytes; they are safe on all replicas when this returns or, if the image's cache is in use
+        (`rbd_cache`), after :meth:`flush`. Returns their number.
 
         Raises:
             TypeError: `data` is not a bytes-like object.
@@ -190,6 +197,9 @@ class Image(ImageBase):
         """
         if self.closed:
             raise InvalidArgument("image is closed")
+        # the straight path: the cache takes it as it is
+        if type(data) is bytes and type(offset) is int and fadvise_flags == 0 and self._core.cache.take(offset, data):
+            return len(data)
         view = memoryview(data_of(data, "data"))
         if type(offset) is not int or offset < 0:
             offset = number(offset, "offset")

@@ -58,7 +58,8 @@ async def read_into(self: ImageBase, offset: int, buffer: Any, fadvise_flags: in
 
 
 async def write(self: ImageBase, data: Any, offset: int, fadvise_flags: int = 0) -> int:
-    """Writes bytes; they are safe on all replicas when this returns. Returns their number.
+    """Writes bytes; they are safe on all replicas when this returns or, if the image's cache is in use (`rbd_cache`),
+    after :func:`flush`. Returns their number.
 
     Raises:
         TypeError: `data` is not a bytes-like object.
@@ -137,8 +138,10 @@ async def ended(self: ImageBase) -> None:
 
 
 async def invalidate_cache(self: ImageBase) -> None:
-    """There is no cache to drop."""
-    self._open()
+    """Drops what the cache has for reading, which is nothing, after storing what it has for writing."""
+    core = self._open()
+    with doing(f"error invalidating the cache of image {self.name}"):
+        await core.cache.flush()
 
 
 # ---------------------------------------------------------------- size and contents
