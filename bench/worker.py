@@ -20,17 +20,15 @@ from contextlib import contextmanager
 from typing import Any
 
 MIB = 1 << 20
+GIB = 1 << 30
 
 Figure = list[float]
-"""[rate per second, CPU µs per call]"""
+"""[rate per second, CPU seconds per call]"""
 
 
 def load(backend: str) -> tuple[Any, Any]:
     """The modules rados and rbd of a side."""
-    prefix = ""
-    if backend == "pyrbd":
-        sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        prefix = "pyrbd."
+    prefix = "pyrbd." if backend == "pyrbd" else ""
     return importlib.import_module(f"{prefix}rados"), importlib.import_module(f"{prefix}rbd")
 
 
@@ -45,7 +43,7 @@ class Stopwatch:
     took = cpu = 0.0
 
     def figure(self, calls: int) -> Figure:
-        return [calls / self.took, self.cpu / calls * 1e6]
+        return [calls / self.took, self.cpu / calls]
 
 
 @contextmanager
@@ -88,9 +86,12 @@ class Side:
 
     # ---------------------------------------------------------------- how to measure
 
-    def repeat(self, seconds: float, step: Callable[[int], object]) -> Figure:
-        """Calls `step` for so long."""
+    def repeat(
+        self, seconds: float, step: Callable[[int], object], finish: Callable[[], object] = lambda: None
+    ) -> Figure:
+        """Calls `step` for so long, then `finish`, which counts in the time."""
         step(0)
+        finish()
         n = 0
         with stopwatch() as watch:
             end = time.perf_counter() + seconds
@@ -98,6 +99,7 @@ class Side:
                 for _ in range(8):
                     step(n)
                     n += 1
+            finish()
         return watch.figure(n)
 
     def threads(self, seconds: float, call: Callable[[int], object]) -> Figure:
@@ -127,74 +129,47 @@ class Side:
         limit = self.size // length
         return [self.rng.randrange(limit) * length for _ in range(4096)]
 
-    # ---------------------------------------------------------------- workloads
+    def in_flight(self, seconds: float, begin: Callable[[int, Callable[..., None]], object]) -> Figure:
+        """16 asynchronous calls at a time: the callback of one begins the next."""
+        offsets, lock, done = self.offsets(4096), threading.Lock(), threading.Event()
+        count, left, stop = 0, 16, False
 
-    def bare_read_4k(self, seconds: float) -> Figure:
-        """The same request without the image layer."""
-        oid = f"{self.image.block_name_prefix()}.{0:016x}"
-        return self.repeat(seconds, lambda n: self.ioctx.read(oid, 4096, n % 1024 * 4096))
+        def completed(*_: object) -> None:
+            nonlocal count, left
+            with lock:
+                count += 1
+                if stop:
+                    left -= 1
+                    if not left:
+                        done.set()
+                    return
+                offset = offsets[count & 4095]
+            begin(offset, completed)
 
-    def layer(self, seconds: float) -> Figure:
-        """[µs of a read of an object, µs of that read through the image], medians of batches in turn."""
-        oid, io, image = f"{self.image.block_name_prefix()}.{0:016x}", self.ioctx, self.image
-        bare: list[float] = []
-        whole: list[float] = []
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or not whole:
-            start = time.perf_counter()
-            for n in range(16):
-                io.read(oid, 4096, n * 4096)
-            middle = time.perf_counter()
-            for n in range(16):
-                image.read(n * 4096, 4096)
-            bare.append(middle - start)
-            whole.append(time.perf_counter() - middle)
-        return [sorted(times)[len(times) // 2] / 16 * 1e6 for times in (bare, whole)]
+        with stopwatch() as watch:
+            for offset in offsets[:16]:
+                begin(offset, completed)
+            time.sleep(seconds)
+            with lock:
+                stop = True
+            if not done.wait(20):
+                raise RuntimeError("asynchronous calls hang")
+            self.image.flush()
+        return watch.figure(count)
+
+    # ---------------------------------------------------------------- small requests
 
     def read_4k(self, seconds: float) -> Figure:
         offsets, image = self.offsets(4096), self.image
         return self.repeat(seconds, lambda n: image.read(offsets[n & 4095], 4096))
 
-    def write_4k(self, seconds: float) -> Figure:
-        offsets, image, data = self.offsets(4096), self.image, self.data[:4096]
-        return self.repeat(seconds, lambda n: image.write(data, offsets[n & 4095]))
-
-    def read_4k_16_threads(self, seconds: float) -> Figure:
+    def read_4k_threads(self, seconds: float) -> Figure:
         return self.threads(seconds, lambda offset: self.image.read(offset, 4096))
 
-    def write_4k_16_threads(self, seconds: float) -> Figure:
-        data = self.data[:4096]
-        return self.threads(seconds, lambda offset: self.image.write(data, offset))
+    def read_4k_aio(self, seconds: float) -> Figure:
+        return self.in_flight(seconds, lambda offset, done: self.image.aio_read(offset, 4096, done))
 
-    def read_4k_16_aio(self, seconds: float) -> Figure:
-        """librbd: 16 aio_read in flight, whose callbacks start the next; pyrbd: 16 asyncio tasks."""
-        if self.backend == "pyrbd":
-            return self._asyncio_reads(seconds)
-        offsets, lock, done = self.offsets(4096), threading.Lock(), threading.Event()
-        count, in_flight, stop = 0, 16, False
-
-        def completed(completion: object, data: bytes) -> None:
-            nonlocal count, in_flight
-            with lock:
-                count += 1
-                if stop:
-                    in_flight -= 1
-                    if not in_flight:
-                        done.set()
-                    return
-                offset = offsets[count & 4095]
-            self.image.aio_read(offset, 4096, completed)
-
-        with stopwatch() as watch:
-            for offset in offsets[:16]:
-                self.image.aio_read(offset, 4096, completed)
-            time.sleep(seconds)
-            stop = True
-            if not done.wait(10):
-                raise RuntimeError("aio_read hangs")
-        return watch.figure(count)
-
-    def _asyncio_reads(self, seconds: float) -> Figure:
+    def read_4k_asyncio(self, seconds: float) -> Figure:
         import asyncio
 
         from pyrbd import aio
@@ -224,28 +199,41 @@ class Side:
 
         return asyncio.run(main())
 
+    def write_4k(self, seconds: float) -> Figure:
+        offsets, image, data = self.offsets(4096), self.image, self.data[:4096]
+        return self.repeat(seconds, lambda n: image.write(data, offsets[n & 4095]), image.flush)
+
+    def write_4k_aio(self, seconds: float) -> Figure:
+        data = self.data[:4096]
+        return self.in_flight(seconds, lambda offset, done: self.image.aio_write(data, offset, done))
+
+    def write_4k_sequential(self, seconds: float) -> Figure:
+        image, data, size = self.image, self.data[:4096], self.size
+        return self.repeat(seconds, lambda n: image.write(data, n * 4096 % size), image.flush)
+
+    # ---------------------------------------------------------------- large requests, in MiB
+
     def read_4m(self, seconds: float) -> Figure:
         image, objects = self.image, self.size // (4 * MIB)
-        rate, cpu = self.repeat(seconds, lambda n: image.read(n % objects * 4 * MIB, 4 * MIB))
-        return [rate * 4, cpu]
+        return in_mib(4, self.repeat(seconds, lambda n: image.read(n % objects * 4 * MIB, 4 * MIB)))
 
     def write_4m(self, seconds: float) -> Figure:
         image, objects, data = self.image, self.size // (4 * MIB), self.data
-        rate, cpu = self.repeat(seconds, lambda n: image.write(data, n % objects * 4 * MIB))
-        return [rate * 4, cpu]
+        return in_mib(4, self.repeat(seconds, lambda n: image.write(data, n % objects * 4 * MIB), image.flush))
 
     def read_128m(self, seconds: float) -> Figure:
         with stopwatch() as watch:
             self.image.read(0, 128 * MIB)
-        rate, cpu = watch.figure(1)
-        return [rate * 128, cpu]
+        return in_mib(128, watch.figure(1))
 
     def write_128m(self, seconds: float) -> Figure:
         data = self.data * 32
         with stopwatch() as watch:
             self.image.write(data, 0)
-        rate, cpu = watch.figure(1)
-        return [rate * 128, cpu]
+            self.image.flush()
+        return in_mib(128, watch.figure(1))
+
+    # ---------------------------------------------------------------- connections
 
     def connect(self, seconds: float) -> Figure:
         def step(n: int) -> None:
@@ -258,16 +246,90 @@ class Side:
     def open(self, seconds: float) -> Figure:
         return self.repeat(seconds, lambda n: self.rbd.Image(self.ioctx, self.name, read_only=True).close())
 
-    def remove(self, seconds: float) -> Figure:
-        """Removes an image of 256 MiB with 64 objects."""
-        images, name = self.rbd.RBD(), f"{self.name}-remove"
-        images.create(self.ioctx, name, 256 * MIB, 22, False, 1)
-        with self.rbd.Image(self.ioctx, name) as image:
-            for i in range(64):
-                image.write(b"x" * 4096, i * 4 * MIB)
-        with stopwatch() as watch:
-            images.remove(self.ioctx, name)
+    # ---------------------------------------------------------------- whole images
+
+    @contextmanager
+    def other(self, what: str, size: int, written: int = 0) -> Iterator[str]:
+        """An image of its own with all default features, filled from its begin."""
+        name = f"{self.name}-{what}"
+        self.rbd.RBD().create(self.ioctx, name, size, 22)
+        try:
+            if written:
+                with self.rbd.Image(self.ioctx, name) as image:
+                    for at in range(0, written, len(self.data)):
+                        image.write(self.data, at)
+            yield name
+        finally:
+            if name in self.rbd.RBD().list(self.ioctx):
+                self.rbd.RBD().remove(self.ioctx, name)
+
+    def _diff(self, whole_object: bool) -> Figure:
+        size = 1 << 40
+        with self.other("diff", size) as name, self.rbd.Image(self.ioctx, name) as image:
+            step = size // 1000 // (4 * MIB) * 4 * MIB
+            for i in range(1000):
+                image.write(self.data[:512], i * step)
+            image.flush()
+            found: list[int] = []
+            with stopwatch() as watch:
+                image.diff_iterate(0, size, None, lambda at, length, exists: found.append(at), True, whole_object)
+            assert len(found) == 1000
         return watch.figure(1)
+
+    def diff_fast(self, seconds: float) -> Figure:
+        return self._diff(True)
+
+    def diff_list(self, seconds: float) -> Figure:
+        return self._diff(False)
+
+    def flatten(self, seconds: float) -> Figure:
+        with self.other("parent", GIB, GIB) as name:
+            with self.rbd.Image(self.ioctx, name) as parent:
+                parent.create_snap("s")
+                parent.protect_snap("s")
+            clone = f"{name}-clone"
+            self.rbd.RBD().clone(self.ioctx, name, "s", self.ioctx, clone)
+            with self.rbd.Image(self.ioctx, clone) as image, stopwatch() as watch:
+                image.flatten()
+            self.rbd.RBD().remove(self.ioctx, clone)
+            with self.rbd.Image(self.ioctx, name) as parent:
+                parent.unprotect_snap("s")
+                parent.remove_snap("s")
+        return watch.figure(1)
+
+    def copy(self, seconds: float) -> Figure:
+        with self.other("source", GIB, GIB) as name, self.rbd.Image(self.ioctx, name) as image:
+            with stopwatch() as watch:
+                image.copy(self.ioctx, f"{name}-copy")
+            self.rbd.RBD().remove(self.ioctx, f"{name}-copy")
+        return watch.figure(1)
+
+    def export(self, seconds: float) -> Figure:
+        with self.other("export", GIB, GIB) as name:
+            image = self.rbd.Image(self.ioctx, name, read_only=True)
+            with stopwatch() as watch:
+                for at in range(0, GIB, 4 * MIB):
+                    image.read(at, 4 * MIB)
+            image.close()
+        return watch.figure(1)
+
+    def import_(self, seconds: float) -> Figure:
+        with self.other("import", GIB) as name, stopwatch() as watch, self.rbd.Image(self.ioctx, name) as image:
+            image.flush()
+            for at in range(0, GIB, 4 * MIB):
+                image.write(self.data, at)
+        return watch.figure(1)
+
+    def remove(self, seconds: float) -> Figure:
+        with self.other("remove", GIB, GIB) as name, stopwatch() as watch:
+            self.rbd.RBD().remove(self.ioctx, name)
+        return watch.figure(1)
+
+
+def in_mib(each: int, figure: Figure) -> Figure:
+    """Of calls with so many MiB."""
+    rate, cpu = figure
+    return [rate * each, cpu / each]
 
 
 def main() -> None:
