@@ -411,6 +411,8 @@ class Connection:
             while (frame := self._reader.next_frame()) is not None:
                 if frame.tag == TAG_MESSAGE and self.state is State.READY:
                     events.append(self._on_message(frame))
+                    if not self._reader.buffered:
+                        break  # most often: one answer, and no more
                 else:
                     event = self._dispatch(frame)
                     if event is not None:

@@ -321,6 +321,8 @@ class FrameReader:
         self._want = 0  # bytes from _pos that the current frame needs at least
         self._bulk: _Bulk | None = None
         self._preambles: dict[bytes, Preamble] = {}
+        self._replies: dict[bytes, tuple[int, int]] = {}
+        """Preambles of messages with a front, no middle and little data: where both end in the frame."""
 
     @property
     def buffered(self) -> int:
@@ -407,7 +409,11 @@ class FrameReader:
         result = (tag, n, l0, l1, l2, l3, flags & FLAG_COMPRESSED)
         if len(self._preambles) >= 512:
             self._preambles.clear()
+            self._replies.clear()
         self._preambles[raw] = result
+        if tag == TAG_MESSAGE and n > 1 and not l2 and l3 < BULK_SIZE and not result[-1]:
+            front_end = PREAMBLE_SIZE + HEADER_SIZE + 4 + l1
+            self._replies[raw] = front_end, front_end + l3
         return result
 
     def next_frame(self) -> Frame | None:
@@ -425,7 +431,13 @@ class FrameReader:
                 self._want = PREAMBLE_SIZE
                 return None
             view = self._view
-            tag, n, l0, l1, l2, l3, compressed = self._preamble(bytes(view[pos : pos + PREAMBLE_SIZE]))
+            raw = bytes(view[pos : pos + PREAMBLE_SIZE])
+            lengths = self._replies.get(raw)
+            if lengths is not None and len(self._buf) <= 4 * BUFFER_SIZE:
+                frame = self._next_reply(pos, have, *lengths)
+                if frame is not None:
+                    return frame
+            tag, n, l0, l1, l2, l3, compressed = self._preamble(raw)
             at0 = pos + PREAMBLE_SIZE
             at1 = at0 + l0 + 4 if l0 else at0
             if n == 1:
@@ -468,6 +480,30 @@ class FrameReader:
             if compressed:
                 return self._expand(tag, (*segments, view[at3:end]))
             return Frame(tag, segments, data)
+
+    def _next_reply(self, pos: int, have: int, front_end: int, end: int) -> Frame | None:
+        """The straight path for what comes most often, a message with a front and a little data; None for what has to
+        be looked at in full: it is not all there, or something is wrong with it."""
+        if have < end + EPILOGUE_SIZE or self.log is not None:
+            return None
+        view = self._view
+        at = pos + PREAMBLE_SIZE
+        header, front = view[at : at + HEADER_SIZE], view[at + HEADER_SIZE + 4 : pos + front_end]
+        data = bytes(view[pos + front_end : pos + end])
+        (crc0,) = _U32.unpack_from(view, at + HEADER_SIZE)
+        status, crc1, crc2, crc3 = _EPILOGUE.unpack_from(view, pos + end)
+        if self._verify and (
+            standard_crc32c(header, 0) ^ MASK != crc0
+            or standard_crc32c(front, 0) ^ MASK != crc1
+            or crc2 != (MASK if data else 0)  # of nothing, and of no segment
+            or crc3 != (standard_crc32c(data, 0) ^ MASK if data else 0)
+        ):
+            return None
+        if status & LATE_STATUS_MASK != LATE_STATUS_COMPLETE:
+            return None
+        self._pos = pos + end + EPILOGUE_SIZE
+        self._want = 0
+        return Frame(TAG_MESSAGE, (header, front, front[:0]), data)
 
     def _check_first(self, at: int, length: int) -> None:
         if length and self._verify:

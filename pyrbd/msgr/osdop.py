@@ -172,18 +172,46 @@ def encode_request(
             it takes the connection's name and the message's tid.
     """
     gid, tid = reqid
-    head = _HEAD.pack(
+    head = encode_head(pool, seed, shard, raw_hash, epoch, flags, mtime, gid, tid)
+    if snaps:
+        tail = _SNAPS.pack(snapid, snap_seq, len(snaps)) + _struct.pack(f"<{len(snaps)}Q", *snaps)
+    else:
+        tail = _SNAPS.pack(snapid, snap_seq, 0)
+    return b"".join((head, named, _U16.pack(n_ops), ops, tail, _TAIL.pack(attempt, FEATURES_SUPPORTED)))
+
+
+def encode_head(
+    pool: int,
+    seed: int,
+    shard: int,
+    raw_hash: int,
+    epoch: int,
+    flags: int,
+    mtime: tuple[int, int] = (0, 0),
+    gid: int = 0,
+    tid: int = 0,
+) -> bytes:
+    """The begin of an MOSDOp: up to the object's name."""
+    return _HEAD.pack(
         *(1, 1, 18, 1, pool, seed, -1, shard),
         *(raw_hash, epoch, flags),
         *(2, 2, 21, ENTITY_TYPE_CLIENT if gid else 0, gid, tid, 0),
         *(0, 0, 0),
         *(0, *mtime),
     )
-    if snaps:
-        tail = _SNAPS.pack(snapid, snap_seq, len(snaps)) + _struct.pack(f"<{len(snaps)}Q", *snaps)
-    else:
-        tail = _SNAPS.pack(snapid, snap_seq, 0)
-    return b"".join((head, named, _U16.pack(n_ops), ops, tail, _TAIL.pack(attempt, FEATURES_SUPPORTED)))
+
+
+_tails: dict[int, bytes] = {}
+
+
+def first_read_tail(snapid: int) -> bytes:
+    """The end of an MOSDOp that reads, when it is sent for the first time: after the operations."""
+    found = _tails.get(snapid)
+    if found is None:
+        if len(_tails) >= 1024:
+            _tails.clear()
+        found = _tails[snapid] = _SNAPS.pack(snapid, 0, 0) + _TAIL.pack(0, FEATURES_SUPPORTED)
+    return found
 
 
 class OpReply(NamedTuple):

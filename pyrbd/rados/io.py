@@ -250,7 +250,7 @@ def _finish_read(op: Op, reply: Reply, data: bytes | None) -> bytes | int:
     into = op.into
     if into is None:
         data = data or b""
-        if len(data) > Decoder(op.ops, 14, 22).u64():
+        if len(data) > op.cost:
             raise DecodeError(f"the OSD sent {len(data)} bytes, more than were asked for")
         return data
     if data is None:  # it is already there

@@ -619,9 +619,8 @@ class Objecter:
             if reply.attempt >= 0 and reply.attempt != op.attempt:
                 return  # of an earlier attempt
             op.answering = True
-        length = 0
-        for r in reply.ops:
-            length += r.length
+        ops = reply.ops
+        length = ops[0].length if len(ops) == 1 else sum([r.length for r in ops])
         if length != (op.sunk if message.data is None else len(message.data)) or (
             len(reply.ops) != op.n_ops and reply.result >= 0
         ):

@@ -12,6 +12,7 @@ from ..log import Log
 from ..msgr.messages import PRIO_DEFAULT
 from ..msgr.osdop import (
     FLAG_KNOWN_REDIR,
+    FLAG_READ,
     FLAG_RETRY,
     FLAG_SUPPORTSPOOLEIO,
     FLAG_WRITE,
@@ -22,6 +23,7 @@ from ..msgr.osdop import (
     OP_VERSION,
     Reply,
     encode_request,
+    first_read_tail,
 )
 from ..msgr.osdop import Op as Code
 from .completion import Completion
@@ -35,46 +37,40 @@ if TYPE_CHECKING:
     from .session import Session
 
 _log = Log("objecter")
+_KIND = FLAG_READ | FLAG_WRITE | FLAG_RETRY
 
 
 class Op(Completion[Any]):
     """One request in flight."""
 
-    __slots__ = (
-        "admitted",
-        "answering",
-        "attempt",
-        "base",
-        "cost",
-        "data",
-        "failed",
-        "finish",
-        "flags",
-        "force_epoch",
-        "gid",
-        "into",
-        "lasting",
-        "lost",
-        "mtime",
-        "n_ops",
-        "objecter",
-        "ops",
-        "paused",
-        "receiving",
-        "redirect",
-        "replica_of",
-        "sent_pg_num",
-        "sent_primary",
-        "sent_role",
-        "sent_seed",
-        "snapc",
-        "snapid",
-        "sunk",
-        "target",
-        "throttled",
-        "tid",
-        "user_version",
-    )
+    # what most requests never change is the class's: one is made for each read of 4 KiB
+    redirect: Target | None = None
+    throttled = True
+    lasting = False
+    """Whether it goes on when who waits for it is interrupted."""
+    admitted = False
+    paused = False
+    tid = 0
+    gid = 0
+    """As whose request OSDs know it: our global id when it was sent first."""
+    attempt = 0
+    lost = 0
+    receiving = False
+    answering = False
+    sunk = 0
+    """Bytes of an answer that were announced, and received into `into`."""
+    mtime = (0, 0)
+    failed: OpReply | None = None
+    """What came with an error: the operations before the one that failed may have outputs."""
+    user_version = 0
+    """The object's version that the answer tells, also when it tells of an error."""
+    sent_seed = -1
+    sent_primary = -1
+    sent_role = -1
+    sent_pg_num = 0
+    replica_of: tuple[Any, ...] | None = None
+    """The interval of the group in which it went to another OSD than the primary."""
+    force_epoch = 0
 
     def __init__(
         self,
@@ -97,14 +93,8 @@ class Op(Completion[Any]):
         self.base = target
         """The object that was asked for; `target` is where it is in the newest map."""
         self.target = target
-        self.redirect: Target | None = None
         self.cost = cost
-        """Bytes that it takes to keep it in flight."""
-        self.throttled = True
-        self.lasting = False
-        """Whether it goes on when who waits for it is interrupted."""
-        self.admitted = False
-        self.paused = False
+        """Bytes that it takes to keep it in flight; of a read, as many as are asked for."""
         self.ops = ops
         self.n_ops = n_ops
         self.data = data
@@ -114,27 +104,6 @@ class Op(Completion[Any]):
         self.snapc = snapc
         self.into = into
         self.deadline = deadline
-        self.tid = 0
-        self.gid = 0
-        """As whose request OSDs know it: our global id when it was sent first."""
-        self.attempt = 0
-        self.lost = 0
-        self.receiving = False
-        self.answering = False
-        self.sunk = 0
-        """Bytes of an answer that were announced, and received into `into`."""
-        self.mtime = (0, 0)
-        self.failed: OpReply | None = None
-        """What came with an error: the operations before the one that failed may have outputs."""
-        self.user_version = 0
-        """The object's version that the answer tells, also when it tells of an error."""
-        self.sent_seed = -1
-        self.sent_primary = -1
-        self.sent_role = -1
-        self.sent_pg_num = 0
-        self.replica_of: tuple[Any, ...] | None = None
-        """The interval of the group in which it went to another OSD than the primary."""
-        self.force_epoch = 0
         if flags & FLAG_WRITE:
             now = time.time_ns()
             self.mtime = (now // 1_000_000_000, now % 1_000_000_000)
@@ -165,6 +134,12 @@ class Op(Completion[Any]):
         gid = session.conn.global_id
         if not self.gid:
             self.gid = gid
+        if flags & _KIND == FLAG_READ and self.n_ops == 1 and gid == self.gid and not self.snapc.seq:
+            # most often: a read that is sent for the first time
+            front = target.read_head(osdmap.epoch, flags) + self.ops + first_read_tail(self.snapid)
+            return session.conn.encode_message(
+                self.tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front, self.data
+            )
         front = encode_request(
             target.pool,
             target.seed,

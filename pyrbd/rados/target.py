@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..msgr.osdop import encode_object
+from ..msgr.osdop import encode_head, encode_object
 
 if TYPE_CHECKING:
     from ..osdmap import OSDMap
@@ -27,6 +27,7 @@ class Target:
 
     __slots__ = (
         "_elsewhere",
+        "_read_head",
         "acting",
         "key",
         "map",
@@ -62,6 +63,7 @@ class Target:
         self.role = -1  # the primary's place in the acting set
         self.primary = -1
         self._elsewhere: dict[int, Target] = {}
+        self._read_head: tuple[int, int, bytes] = (0, 0, b"")
 
     def __str__(self) -> str:
         where = f"{self.pool}:" + (f"{self.nspace}/" if self.nspace else "")
@@ -84,6 +86,14 @@ class Target:
         self.role = acting.index(self.primary) if self.primary in acting else -1
         self.shard = self.role if pool.is_erasure else -1
         self.map = osdmap
+
+    def read_head(self, epoch: int, flags: int) -> bytes:
+        """A request with one operation that reads, up to that; of the epoch by which the object was located."""
+        known, of, head = self._read_head
+        if known != epoch or of != flags:
+            head = encode_head(self.pool, self.seed, self.shard, self.raw_hash, epoch, flags) + self.named + b"\1\0"
+            self._read_head = epoch, flags, head
+        return head
 
     def in_pool(self, pool: int) -> Target:
         """The object of the same name in another pool, a cache tier."""

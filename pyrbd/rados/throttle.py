@@ -49,7 +49,11 @@ class Throttle:
     def admit(self, op: Op) -> bool:
         """Whether `op` may be in flight now; it is counted then, and else it is queued."""
         with self._lock:
-            if not self._queue and self._count(op):
+            ops = self._ops
+            if not self._queue and (not ops or (ops < self.max_ops and self._bytes + op.cost <= self.max_bytes)):
+                self._ops += 1
+                self._bytes += op.cost
+                op.admitted = True
                 return True
             self._queue.append(op)
             return False
