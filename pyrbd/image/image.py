@@ -530,6 +530,14 @@ class Image:
             self.object_name(object_no), offset, length, snapid=self.snap_id, op_flags=op_flags
         )
 
+    def read_one_now(self, object_no: int, offset: int, length: int, op_flags: int = 0) -> Any:
+        """Reads a small piece of one object in the caller's thread: the data, or what is to be waited for."""
+        if time.monotonic() >= self._accessed_at:
+            self._accessed()
+        return self.data_io.read_now(
+            self.object_name(object_no), offset, length, snapid=self.snap_id, op_flags=op_flags
+        )
+
     async def missing(self, object_no: int, offset: int, length: int) -> bytes:
         """What an image shows where an object is not there: the parent's data, or zeroes."""
         if self.parent is None:

@@ -422,6 +422,12 @@ class Connection:
             raise
         return events
 
+    def only_message(self, n: int) -> Message | None:
+        """The message, if the `n` bytes that were written into :meth:`get_buffer` are a small one and nothing else; or
+        None, and :meth:`received` is to be called."""
+        frame = self._reader.only_reply(n) if self.state is State.READY else None
+        return None if frame is None else self._on_message(frame)
+
     def receive_data(self, data: Buffer) -> list[Event]:
         """As :meth:`received`, for bytes that are already somewhere else."""
         view = memoryview(data)

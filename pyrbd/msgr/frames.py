@@ -505,6 +505,17 @@ class FrameReader:
         self._want = 0
         return Frame(TAG_MESSAGE, (header, front, front[:0]), data)
 
+    def only_reply(self, n: int) -> Frame | None:
+        """The frame, if the `n` bytes that came last are all that there is, and one of the straight path."""
+        if self._end or self._bulk is not None:
+            return None
+        lengths = self._replies.get(bytes(self._view[:PREAMBLE_SIZE]))
+        if lengths is None or lengths[1] + EPILOGUE_SIZE != n:
+            return None
+        frame = self._next_reply(0, n, *lengths)
+        self._pos = 0  # nothing was put into the buffer, as it were
+        return frame
+
     def _check_first(self, at: int, length: int) -> None:
         if length and self._verify:
             segment = self._view[at : at + length]

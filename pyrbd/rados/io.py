@@ -15,6 +15,7 @@ from ..msgr.types import HObject, PgListResponse
 from .exceptions import Error, make_ex
 from .op import Op
 from .operations import ObjectOperation, OpOutput, OpReply
+from .straight import read_now
 from .target import EMPTY_SNAPC, PgTarget, SnapContext, Target
 from .watch import answering
 
@@ -157,6 +158,14 @@ class IoContext:
             cost=length,
         )
         return objecter.submit(op, background=background)
+
+    def read_now(self, oid: str, offset: int, length: int, *, snapid: int = NOSNAP, op_flags: int = 0) -> bytes | Op:
+        """As :meth:`submit_read`, for a caller who waits for nothing else: gives the data at once, or the operation."""
+        if offset < 0 or length <= 0:
+            raise ValueError(f"read of {length} bytes at {offset}")
+        ops = OP_EXTENT.pack(_READ, op_flags, offset, length, 0, 0, 0)
+        found = read_now(self, self._target(oid), ops, length, snapid, _finish_read)
+        return self.submit_read(oid, offset, length, snapid=snapid, op_flags=op_flags) if found is None else found
 
     def submit_write(
         self,

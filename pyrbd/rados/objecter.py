@@ -175,6 +175,49 @@ class Objecter:
             raise
         return op
 
+    # ------------------------------------------------------------ the straight path of reads
+
+    def is_usual(self, osdmap: OSDMap) -> bool:
+        """Whether a read, of an object that was located by `osdmap`, needs nothing but to be sent."""
+        return (
+            self.osdmap is osdmap
+            and self._closed is None
+            and self.blocklisted is None
+            and not self._homeless
+            and not self.backoffs
+            and not osdmap.any_pool_special
+            and not osdmap.flags & OSDMap.PAUSERD
+            and self.throttle.has_room
+            and not _log.active
+        )
+
+    def session_to(self, osd: int) -> Session | None:
+        """The connection to an OSD, where there is one."""
+        return self._sessions.get(osd)
+
+    def next_tid(self) -> int:
+        return next(self._tids)
+
+    def adopt(self, op: Op, session: Session, tid: int, osdmap: OSDMap) -> None:
+        """`op` was sent as `tid` by who leads `session`: from now on it is known to everybody."""
+        op.throttled = False
+        with self.lock:
+            if self._closed is not None:
+                raise self._closed
+            known = self.osdmap is osdmap and session.alive
+            if known:
+                target = op.target
+                op.tid = tid
+                op.gid = session.conn.global_id
+                op.sent_seed = target.seed
+                op.sent_primary = target.primary
+                op.sent_role = target.role
+                op.sent_pg_num = target.pg_num
+                op.session = session
+                session.ops[tid] = op
+        if not known:
+            self.submit(op)  # asked again
+
     # ------------------------------------------------------------ how much is in flight
 
     def release(self, op: Op) -> None:

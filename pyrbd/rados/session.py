@@ -25,13 +25,15 @@ import struct as _struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ProtocolError, PyrbdError
 from ..log import Log, refresh
-from ..msgr.connection import Connection, KeepaliveAck, Message, Ready
+from ..msgr.connection import Connection, Event, KeepaliveAck, Message, Ready
+from ..msgr.messages import PRIO_DEFAULT
+from ..msgr.osdop import MSG_OSD_OP, OP_COMPAT, OP_VERSION
 from ..msgr.types import Utime
 from .completion import release
 
@@ -403,16 +405,7 @@ class Session:
             except BlockingIOError:
                 return False
             self.last_heard = self.driver.monotonic()
-            for event in conn.received(n):
-                kind = type(event)
-                if kind is Message:
-                    self._owner.on_message(self, event)  # type: ignore[arg-type]
-                elif kind is Ready:
-                    self._on_ready(event)  # type: ignore[arg-type]
-                elif kind is KeepaliveAck:
-                    pass  # that something came is all that it says
-            if conn.has_data_to_send:
-                self.flush()
+            self._handle(conn.received(n))
             return True
         except (OSError, PyrbdError) as e:
             self.close(self._error or e)
@@ -420,6 +413,76 @@ class Session:
         except BaseException as e:
             self.close(e if isinstance(e, Exception) else ProtocolError("interrupted while receiving"))
             raise
+
+    def _handle(self, events: Sequence[Event]) -> None:
+        for event in events:
+            kind = type(event)
+            if kind is Message:
+                self._owner.on_message(self, event)  # type: ignore[arg-type]
+            elif kind is Ready:
+                self._on_ready(event)  # type: ignore[arg-type]
+            elif kind is KeepaliveAck:
+                pass  # that something came is all that it says
+        if self.conn.has_data_to_send:
+            self.flush()
+
+    # ------------------------------------------------------------ the straight path of reads
+
+    def send_now(self, tid: int, front: bytes) -> bool:
+        """Sends a small request to an OSD, if nothing else is to be sent; the leader's. False: it was not begun."""
+        with self.send_lock:
+            if (
+                self.state is not State.READY
+                or self.queue
+                or self._backlog
+                or self._sending
+                or self._error is not None
+                or not self.blocking
+                or self.conn.has_data_to_send
+            ):
+                return False
+            self._sending = True
+            try:
+                (frame,) = self.conn.encode_message(tid, MSG_OSD_OP, OP_VERSION, OP_COMPAT, PRIO_DEFAULT, front)
+                try:
+                    n = self.sock.send(frame, DONTWAIT | _NOSIGNAL)
+                except BlockingIOError:
+                    n = 0
+                if n < len(frame):
+                    self._backlog.append(memoryview(frame)[n:])
+            except OSError as e:
+                self.abort(e)
+            finally:
+                self._sending = False
+        return True
+
+    def receive_now(self) -> int | None:
+        """How many bytes came into the connection's buffer, 0 at its end; None if none came within a moment."""
+        if self._backlog or self._error is not None:
+            return None
+        try:
+            n = self.sock.recv_into(self.conn.get_buffer(), 0, 0)
+        except BlockingIOError:
+            return None
+        except OSError as e:
+            self.abort(e)
+            return None
+        self.last_heard = self.driver.monotonic()
+        return n
+
+    def take(self, n: int) -> None:
+        """Handles `n` bytes that :meth:`receive_now` gave."""
+        try:
+            self._handle(self.conn.received(n))
+        except (OSError, PyrbdError) as e:
+            self.close(self._error or e)
+
+    def handle(self, events: Sequence[Event]) -> None:
+        """Handles what was received already."""
+        try:
+            self._handle(events)
+        except (OSError, PyrbdError) as e:
+            self.close(self._error or e)
 
     def _on_ready(self, ready: Ready) -> None:
         _log.debug("[%s] ready", self.name)

@@ -40,6 +40,11 @@ class Throttle:
             return self._ops, self._bytes
 
     @property
+    def has_room(self) -> bool:
+        """Whether one more is not worth counting: nothing waits, and much more may be sent."""
+        return not self._queue and self._ops < self.max_ops
+
+    @property
     def queued(self) -> list[Op]:
         """What waits for others to be finished."""
         with self._lock:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from ..image.errors import InvalidArgument
 from ..image.image import Image as Core
+from ..msgr.frames import BULK_SIZE
 from ..rados import Ioctx
 from ..rados import exceptions as rados
 from ..rados.ioctx import IoctxBase
@@ -172,11 +173,12 @@ class Image(ImageBase):
                 object_no = offset >> layout.order
                 client = self._client
                 try:
-                    data: bytes = client.wait(
-                        core.submit_read_one(
-                            object_no, inside, length, 0 if fadvise_flags == 0 else fadvise(fadvise_flags)
-                        )
-                    )
+                    flags = 0 if fadvise_flags == 0 else fadvise(fadvise_flags)
+                    if length < BULK_SIZE:
+                        found = core.read_one_now(object_no, inside, length, flags)
+                    else:
+                        found = core.submit_read_one(object_no, inside, length, flags)
+                    data: bytes = found if type(found) is bytes else client.wait(found)
                 except rados.ObjectNotFound:
                     with doing(f"error reading {self.name} {offset}~{length}"):
                         return client.run(core.missing(object_no, inside, length))
