@@ -26,7 +26,9 @@ def run(ioctx: rados.Ioctx, coro: Coroutine[Any, Any, T]) -> T:
 
 def omap(ioctx: rados.Ioctx, oid: str) -> dict[str, bytes]:
     with rados.ReadOpCtx() as op:
-        values, _ = ioctx.get_omap_vals(op, "", "", 1000)
+        values, _ = ioctx.get_omap_vals(
+            op, "", "", 1000, omap_key_type=lambda key: key.decode("latin-1")
+        )  # ids are binary
         ioctx.operate_read_op(op, oid)
         return dict(values)
 
