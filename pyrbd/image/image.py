@@ -522,12 +522,19 @@ class Image:
             await rw.read_into(self, offset, buffer[:length], op_flags)
         return length
 
-    def submit_read_one(self, object_no: int, offset: int, length: int, op_flags: int = 0) -> Completion[Any]:
-        """Sends the read of a piece of one object."""
+    def submit_read_one(
+        self, object_no: int, offset: int, length: int, op_flags: int = 0, *, background: bool = False
+    ) -> Completion[Any]:
+        """Sends the read of a piece of one object. `background`: no thread is going to wait for it."""
         if time.monotonic() >= self._accessed_at:
             self._accessed()
         return self.data_io.submit_read(
-            self.object_name(object_no), offset, length, snapid=self.snap_id, op_flags=op_flags
+            self.object_name(object_no),
+            offset,
+            length,
+            snapid=self.snap_id,
+            op_flags=op_flags,
+            background=background,
         )
 
     def read_one_now(self, object_no: int, offset: int, length: int, op_flags: int = 0) -> Any:

@@ -38,6 +38,7 @@ class Completion:
         self._value = value
         self._return_value = 0
         self._pending: Pending[Any] | None = None
+        self._outcome: Callable[[Pending[Any]], Any] | None = None
         self._raised: BaseException | None = None
         self._complete = False
         self._called = held_lock()
@@ -46,9 +47,10 @@ class Completion:
     def __repr__(self) -> str:
         return f"<Completion {'complete' if self._complete else 'in flight'}>"
 
-    def follow(self, pending: Pending[Any]) -> None:
-        """Completes when `pending` does."""
+    def follow(self, pending: Pending[Any], outcome: Callable[[Pending[Any]], Any] | None = None) -> None:
+        """Completes when `pending` does, with what `outcome` makes of it."""
         self._pending = pending
+        self._outcome = outcome
         box, driver, called = [self], self._client.driver, self._called
 
         def ended(pending: Pending[Any]) -> None:
@@ -60,8 +62,14 @@ class Completion:
 
     def _ended(self, pending: Pending[Any]) -> None:
         result, error = None, pending.error
-        if error is None:
+        if self._outcome is not None:
+            try:
+                result, error = self._outcome(pending), None
+            except Exception as e:
+                error = e
+        elif error is None:
             result = pending.result()
+        if error is None:
             self._return_value = self._value(result) if self._value is not None else 0
         else:
             known = translated(error, "error in an asynchronous operation")

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import ParamSpec
 
+    from ..rados.completion import Completion as Pending
+
     P = ParamSpec("P")
 
 T = TypeVar("T")
@@ -56,6 +58,10 @@ def blocking(
         return self._client.run(call(self, *args, **kwargs))
 
     return method
+
+
+def _with_data(completion: Completion, data: Any) -> tuple[Any, ...]:
+    return completion, data
 
 
 class Image(ImageBase):
@@ -322,10 +328,14 @@ class Image(ImageBase):
     ) -> Completion:
         """Has an operation go on by itself; flush and close wait for it."""
         completion = Completion(self._client, oncomplete, deliver, value)
-        pending = self._client.spawn(coro)
+        return self._follow(completion, self._client.spawn(coro))
+
+    def _follow(
+        self, completion: Completion, pending: Pending[Any], outcome: Callable[[Pending[Any]], Any] | None = None
+    ) -> Completion:
         self._in_flight.add(pending)
         pending.add_done_callback(self._in_flight.discard)
-        completion.follow(pending)
+        completion.follow(pending, outcome)
         return completion
 
     def aio_read(
@@ -335,7 +345,26 @@ class Image(ImageBase):
         when it has failed. The return value is the number of bytes."""
         core = self._open()
         offset, length, flags = number(offset, "offset"), number(length, "length"), fadvise(fadvise_flags)
-        return self._begin(core.read(offset, length, flags), oncomplete, lambda c, data: (c, data), len)
+        layout = core.layout
+        inside = offset & layout.object_size - 1
+        if (
+            core.stale
+            or core.cache.objects
+            or core.parent is not None
+            or not layout.simple
+            or not 0 < length <= layout.object_size - inside
+            or not 0 <= offset <= core.size - length
+        ):
+            return self._begin(core.read(offset, length, flags), oncomplete, _with_data, len)
+
+        # the straight path: one request, and nothing that goes on by itself
+        def whole(pending: Pending[Any]) -> bytes:
+            data: bytes = b"" if isinstance(pending.error, rados.ObjectNotFound) else pending.result()
+            return data if len(data) == length else data + bytes(length - len(data))
+
+        completion = Completion(self._client, oncomplete, _with_data, len)
+        op = core.submit_read_one(offset >> layout.order, inside, length, flags, background=True)
+        return self._follow(completion, op, whole)
 
     def aio_write(
         self, data: Any, offset: int, oncomplete: Callable[[Completion], Any] | None, fadvise_flags: int = 0
