@@ -491,6 +491,19 @@ class Image:
 
     # ------------------------------------------------------------ reading
 
+    def in_one_object(self, offset: int, length: int) -> bool:
+        """Whether an extent is inside the image and a piece of one object, and may be read at once."""
+        layout = self.layout
+        return (
+            self.news is self.news_read
+            and not self.cache.objects
+            and layout.stripe_count == 1
+            and offset >= 0
+            and length > 0
+            and (offset & (1 << layout.order) - 1) + length <= 1 << layout.order
+            and offset + length <= self.size
+        )
+
     async def read(self, offset: int, length: int, op_flags: int = 0) -> bytes:
         """Up to `length` bytes, fewer only at the image's end; what was never written is zero."""
         await self.current()

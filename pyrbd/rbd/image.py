@@ -345,16 +345,7 @@ class Image(ImageBase):
         when it has failed. The return value is the number of bytes."""
         core = self._open()
         offset, length, flags = number(offset, "offset"), number(length, "length"), fadvise(fadvise_flags)
-        layout = core.layout
-        inside = offset & layout.object_size - 1
-        if (
-            core.stale
-            or core.cache.objects
-            or core.parent is not None
-            or not layout.simple
-            or not 0 < length <= layout.object_size - inside
-            or not 0 <= offset <= core.size - length
-        ):
+        if core.parent is not None or not core.in_one_object(offset, length):
             return self._begin(core.read(offset, length, flags), oncomplete, _with_data, len)
 
         # the straight path: one request, and nothing that goes on by itself
@@ -363,7 +354,8 @@ class Image(ImageBase):
             return data if len(data) == length else data + bytes(length - len(data))
 
         completion = Completion(self._client, oncomplete, _with_data, len)
-        op = core.submit_read_one(offset >> layout.order, inside, length, flags, background=True)
+        order = core.layout.order
+        op = core.submit_read_one(offset >> order, offset & (1 << order) - 1, length, flags, background=True)
         return self._follow(completion, op, whole)
 
     def aio_write(
