@@ -179,12 +179,14 @@ def test_a_handshake_that_falls_silent_is_tried_again(proxy: Proxy, conf: str, n
 def test_answers_that_come_late_and_in_another_order(proxy: Proxy, conf: str, name: str) -> None:
     """One OSD's answers are held back while others' go on; order per object holds."""
     with rados.Rados(conffile=conf) as cluster, cluster.open_ioctx("rbd") as ioctx:
-        logs = [Log(f"{name}.{i}") for i in range(12)]
+        every = [Log(f"{name}.{i}") for i in range(100)]
+        target = osd_of(ioctx, every[0].oid)
+        there = [log for log in every if osd_of(ioctx, log.oid) == target]
+        logs = [*there[:6], *(log for log in every if log not in there)][:12]
         for log in logs:
             n = log.next()
             ioctx.append(log.oid, RECORD.pack(n))
             log.sure.append(n)
-        target = osd_of(ioctx, logs[0].oid)
         held = [p for p in proxy.pipes if p.target == target]
         for pipe in held:
             pipe.hold()
